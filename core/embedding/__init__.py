@@ -1,0 +1,1 @@
+"""A model's folder and texts in, sentence vectors out."""

@@ -1,0 +1,30 @@
+"""Cuts a call's texts into batches of similar length."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from emb_model_provider.core.embedding.pooling import Integers
+
+# Padded tokens per forward pass. benchmarks/NOTES.md has the measurements.
+TOKEN_BUDGET = 4096
+
+
+def batches(lengths: Sequence[int], max_batch_size: int, budget: int = TOKEN_BUDGET) -> Iterator[Integers]:
+    """Indices of the texts of each batch, every text once, the longest first.
+
+    Sorting the whole call by token count keeps padding small; the longest first finds a lack of memory
+    at once. A batch holds at most `budget` tokens, padding included, but at least one text.
+
+    Args:
+        lengths: Tokens of each text.
+        max_batch_size: Texts per batch at most.
+        budget: Tokens per batch at most.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    start = 0
+    while start < len(order):
+        longest = max(1, lengths[order[start]])
+        size = min(max_batch_size, max(1, budget // longest))
+        yield order[start : start + size]
+        start += size

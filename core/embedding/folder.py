@@ -1,0 +1,106 @@
+"""A model's folder: where it came from, and its files, each checked before it is read."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from emb_model_provider.core.errors import ModelFilesError
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A complete folder of model files.
+
+    Attributes:
+        path: The folder.
+        source: Where it came from: `path` (the user gave it), `huggingface`, `modelscope` or `package`.
+        repo_id: `owner/name` on the source, or the package's name; None for a folder the user gave.
+        revision: The revision asked of the source; the commit where the source tells it.
+    """
+
+    path: Path
+    source: str
+    repo_id: str | None = None
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.repo_id}@{self.revision} of {self.source}, " if self.repo_id else ""
+        return f"{where}{self.path}"
+
+    def file(self, name: str) -> Path:
+        """Path of a file of the model, whether or not it exists.
+
+        Raises:
+            ModelFilesError: `name` leads out of the folder, by itself or through a link.
+        """
+        path = self.path / safe_relative_path(name)
+        if path.exists() and not any(path.resolve().is_relative_to(r) for r in self._roots()):
+            raise ModelFilesError(
+                f"{path} is a link to {path.resolve()}, outside the model's folder. "
+                "Copy the file into the folder to use it."
+            )
+        return path
+
+    def require(self, name: str) -> Path:
+        """Like `file`, for a file that must be there and must not be empty."""
+        path = self.file(name)
+        if not path.is_file():
+            raise ModelFilesError(
+                f"{path} is missing. Download the model again, or point model_path at a complete copy."
+            )
+        if path.stat().st_size == 0:
+            raise ModelFilesError(f"{path} is empty. Download the model again.")
+        return path
+
+    def json(self, name: str) -> dict[str, Any]:
+        """The object in a JSON file; {} when there is no such file."""
+        return self._read_json(name, dict) if self.file(name).is_file() else {}
+
+    def json_list(self, name: str) -> list[dict[str, Any]]:
+        """The list of objects in a JSON file that must be there."""
+        self.require(name)
+        items: list[dict[str, Any]] = self._read_json(name, list)
+        if not all(isinstance(item, dict) for item in items):
+            raise ModelFilesError(f"{self.file(name)} must hold a list of objects.")
+        return items
+
+    def _read_json(self, name: str, kind: type) -> Any:
+        path = self.file(name)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ModelFilesError(
+                f"{path} cannot be read as JSON ({error}). Download the model again."
+            ) from error
+        if not isinstance(content, kind):
+            raise ModelFilesError(f"{path} must hold a JSON {kind.__name__}.")
+        return content
+
+    def _roots(self) -> list[Path]:
+        """Where the model's files may really lie.
+
+        A snapshot in the Hugging Face cache holds links into the repository's `blobs`, or into the
+        cache's own (https://huggingface.co/docs/huggingface_hub/guides/manage-cache).
+        """
+        path = self.path.absolute()
+        roots = [path.resolve()]
+        if path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--"):
+            repository = path.parent.parent.resolve()
+            roots += [repository / "blobs", repository.parent / "blobs"]
+        return roots
+
+
+def safe_relative_path(name: str) -> PurePosixPath:
+    """A name from a model's files or from a hub's list as a path that stays inside a folder.
+
+    Raises:
+        ModelFilesError: The name is absolute, has a drive, a backslash or a `..`.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or PureWindowsPath(name).drive:
+        raise ModelFilesError(
+            f"The model names a file {name!r} outside its own folder; refused. "
+            "A model that does this is damaged or hostile: use another copy."
+        )
+    return path

@@ -1,0 +1,88 @@
+"""What both adapters are made of: settings whose model is loaded at the first use."""
+
+import asyncio
+import contextvars
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pydantic import Field, PrivateAttr
+
+from emb_model_provider.core.config import Config
+from emb_model_provider.core.embedding.micro_batching import MicroBatcher
+from emb_model_provider.core.embedding.model import EmbeddingModel, Role, check_texts
+from emb_model_provider.core.model_manager import ModelManager
+
+
+class LazyModel(Config):
+    """Settings, and the model they name, loaded when it is first needed.
+
+    Copies share the model; a pickle holds the settings only and loads the model again where it is used.
+    """
+
+    show_progress: bool = Field(default=False, description="true or false; a progress bar on stderr")
+
+    _runtime: "_Runtime | None" = PrivateAttr(None)
+
+    @property
+    def model(self) -> EmbeddingModel:
+        """The model, loaded now if it is not yet.
+
+        Raises:
+            ModelLoadError: It cannot be loaded; the subclass says why. The next use tries again.
+        """
+        manager = self._running().manager
+        return manager.model if manager.loaded else manager.load_model()
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What is loaded and where it came from; see `ModelManager.get_model_info`."""
+        manager = self._running().manager
+        if not manager.loaded:
+            manager.load_model()
+        return manager.get_model_info()
+
+    def embed(self, texts: Sequence[str], role: Role) -> list[list[float]]:
+        """One list of floats for each text, in order; [] for none, without loading the model.
+
+        Raises:
+            EmbeddingInputError: Something among the texts cannot be embedded; names its index.
+            ModelLoadError: The model cannot be loaded.
+        """
+        check_texts(texts)
+        if not texts:
+            return []
+        vectors: list[list[float]] = self.model.embed(
+            texts, role, show_progress=self.show_progress and len(texts) > 1
+        ).tolist()
+        return vectors
+
+    async def aembed(self, texts: Sequence[str], role: Role) -> list[list[float]]:
+        """Like `embed`, off the event loop.
+
+        Single texts of concurrent calls share batches (see MicroBatcher). Lists run on one thread of our
+        own, so that the loop's default pool stays free for others.
+        """
+        check_texts(texts)
+        if len(texts) == 1:
+            vector = await asyncio.wrap_future(self._running().single.submit(texts[0], role))
+            return [vector.tolist()]
+        call = contextvars.copy_context().run
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._running().bulk, call, self.embed, texts, role)
+
+    def _running(self) -> "_Runtime":
+        if self._runtime is None:
+            self._runtime = _Runtime(self)
+        return self._runtime
+
+
+class _Runtime:
+    """What a LazyModel needs while it works. A copy or a pickle of it is None: each makes its own."""
+
+    def __init__(self, lazy: LazyModel) -> None:
+        self.manager = ModelManager(lazy.core())
+        self.single = MicroBatcher(lambda texts, role: lazy.model.embed(texts, role))
+        self.bulk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedding-documents")
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
