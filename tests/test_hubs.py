@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import httpx
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 from hubs import HuggingFaceHub, ModelScopeHub, SilentServer, refused_url
 
 ID = "org/tiny"
@@ -72,8 +72,9 @@ class TestHuggingFaceHub:
 
     @pytest.fixture(autouse=True)
     def _own_home(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "harnesses.json"))
-        monkeypatch.setattr(constants, "ENDPOINT", refused_url())
+        registry = tmp_path / "harnesses.json"  # one that is fresh is not asked for at the real hub
+        registry.write_text('{"standardEnvVars": [], "harnesses": {}}')
+        monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(registry))
 
     @pytest.fixture
     def hub(self, folder: Path) -> Iterator[HuggingFaceHub]:

@@ -7,18 +7,15 @@ from typing import Literal, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from emb_model_provider.core.config import Config
 from emb_model_provider.core.embedding.batching import batches
 from emb_model_provider.core.embedding.description import (
     Dense,
     LayerNorm,
     ModelDescription,
     Pooling,
-    read_description,
 )
-from emb_model_provider.core.embedding.folder import ModelFolder
 from emb_model_provider.core.embedding.pooling import Floats, dense, layer_norm, normalize, pool
-from emb_model_provider.core.embedding.tokenization import Batch, TextTokenizer, load_tokenizer
+from emb_model_provider.core.embedding.tokenization import Batch, TextTokenizer
 from emb_model_provider.core.embedding.weights import read_weights
 from emb_model_provider.core.errors import NonFiniteEmbeddingError, TextTypeError, TextValueError
 
@@ -171,23 +168,3 @@ def check_texts(texts: Sequence[str]) -> None:
                 f"Text {index} has a lone surrogate at position {error.start}, which is not valid Unicode. "
                 "Decode its source with errors='replace'."
             ) from None
-
-
-def load_embedding_model(folder: ModelFolder, config: Config) -> EmbeddingModel:
-    """Load the model in a folder.
-
-    Raises:
-        ModelFilesError: A file is missing or damaged.
-        UnsupportedModelError: The files ask for something not known here.
-        ConfigError: The device is not there.
-    """
-    from emb_model_provider.core.embedding.torch_engine import load_torch_engine
-
-    description = read_description(folder)
-    engine = load_torch_engine(description, config.device, trust_remote_code=config.trust_remote_code)
-    tokenizer = load_tokenizer(
-        description,
-        max_context_length=config.max_context_length,
-        trust_remote_code=config.trust_remote_code,
-    )
-    return EmbeddingModel(description, tokenizer, engine, max_batch_size=config.max_batch_size)

@@ -95,4 +95,5 @@ def layer_norm(x: Floats, weights: Mapping[str, Floats]) -> Floats:
 def normalize(x: Floats) -> Floats:
     """Rows scaled to unit length; a row of zeros stays (torch's epsilon of 1e-12)."""
     length: Floats = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.maximum(length, np.float32(1e-12))
+    unit: Floats = x / np.maximum(length, np.float32(1e-12))
+    return unit

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from emb_model_provider.core.config import Config
 from emb_model_provider.core.embedding.folder import ModelFolder
-from emb_model_provider.core.embedding.model import EmbeddingModel, load_embedding_model
+from emb_model_provider.core.embedding.loading import load_embedding_model
+from emb_model_provider.core.embedding.model import EmbeddingModel
 from emb_model_provider.core.errors import (
     MissingDependencyError,
     ModelLoadError,
