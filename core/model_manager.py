@@ -11,8 +11,9 @@ from emb_model_provider.core.errors import ModelNotLoadedError
 from emb_model_provider.core.loaders.base import BaseModelLoader
 from emb_model_provider.core.loaders.fallback import LoadedModel, load_first
 from emb_model_provider.core.loaders.huggingface import HuggingFaceModelLoader
+from emb_model_provider.core.loaders.modelscope import ModelScopeModelLoader
 
-__all__ = ["BaseModelLoader", "HuggingFaceModelLoader", "ModelManager"]
+__all__ = ["BaseModelLoader", "HuggingFaceModelLoader", "ModelManager", "ModelScopeModelLoader"]
 
 
 class _SharedModels:
@@ -48,11 +49,17 @@ class ModelManager:
 
     Attributes:
         config: The settings.
+        loader: The loader the model came from; before that the first that will be tried.
     """
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or Config()
-        self._loaders: dict[str, BaseModelLoader] = {"huggingface": HuggingFaceModelLoader(self.config)}
+        self._loaders: dict[str, BaseModelLoader] = {
+            loader.source: loader(self.config) for loader in (HuggingFaceModelLoader, ModelScopeModelLoader)
+        }
+        self.loader = self._loaders[
+            "huggingface" if self.config.model_source == "huggingface" else "modelscope"
+        ]
         self._loaded: LoadedModel | None = None
 
     @property
@@ -83,7 +90,11 @@ class ModelManager:
         """
         name = model_name or self.config.model_name
         self._loaded = _shared.load(self.config.core(), name, self._loaders)
-        return self._loaded.model
+        model = self._loaded.model
+        # A folder the user gave, or a package, comes from neither hub: the configured loader has it.
+        self.loader = self._loaders.get(model.description.folder.source, self.loader)
+        self.loader.use(model)
+        return model
 
     def generate_embeddings(self, texts: Sequence[str]) -> list[list[float]]:
         """Embed texts as documents.
@@ -109,9 +120,13 @@ class ModelManager:
 
         Returns:
             `source` (path, huggingface, modelscope or package), `repo_id`, `revision`, `folder`,
-            `architecture`, `dimension`, `max_length` (tokens), `pooling`, `normalized`, `prompts` (by
-            role), `similarity`, `device`, `substitute_for` (the name asked for when this is a different
-            model, else None) and `failures` (candidate: reason, of those tried before).
+            `fingerprint` (the identity of the vectors), `architecture`, `parameters`, `dtype` (of the stored
+            weights), `size_on_disk` (bytes), `licence`, `dimension`, `max_length` (tokens),
+            `truncated_texts` (so far), `pooling`, `normalized`, `prompts` (in force, by role),
+            `prompt_advice` (what to set when the model is known to expect other prompts, else None),
+            `similarity`, `device`, `precision` (what it computes in), `substitute_for` (the name asked for
+            when this is a different model, else None) and `failures` (candidate: reason, of those tried
+            before).
 
         Raises:
             ModelNotLoadedError: `load_model` was not called yet.
@@ -124,14 +139,22 @@ class ModelManager:
             "repo_id": folder.repo_id,
             "revision": folder.revision,
             "folder": str(folder.path),
+            "fingerprint": loaded.model.fingerprint,
             "architecture": description.architecture,
+            "parameters": description.parameters,
+            "dtype": description.dtype,
+            "size_on_disk": description.size_on_disk,
+            "licence": description.licence,
             "dimension": loaded.model.dimension,
             "max_length": loaded.model.max_length,
-            "pooling": "+".join(description.pooling.modes),
+            "truncated_texts": loaded.model.truncated,
+            "pooling": description.pooling_name,
             "normalized": description.normalized,
             "prompts": {role: loaded.model.prompt(role) for role in ("query", "document")},
+            "prompt_advice": loaded.model.prompts.advice,
             "similarity": description.similarity,
             "device": loaded.model.device,
+            "precision": loaded.model.precision,
             "substitute_for": loaded.substitute_for,
             "failures": {str(candidate): str(error) for candidate, error in loaded.failures},
         }

@@ -8,15 +8,20 @@ from emb_model_provider.core.config import Config
 
 Source = Literal["huggingface", "modelscope"]
 
-# Name on Hugging Face -> id on ModelScope, as in the seed's design. An id of its own is the same model
-# by the same publisher; every other one here is a *different model* (see SUBSTITUTES).
+# Name on Hugging Face -> id on ModelScope. An id of its own is exact: the same model, and the id is tried as
+# it is. Any other is a substitute, a *different model*, tried last and only with `allow_substitutes`.
 DEFAULT_MODELSCOPE_MAPPING: Mapping[str, str] = {
+    # Substitutes of the same width, 384. Both hubs have all-MiniLM-L6-v2 itself, with equal hashes.
     "sentence-transformers/all-MiniLM-L6-v2": "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
     "sentence-transformers/all-MiniLM-L12-v2": "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
+    # Exact: published by BAAI on both hubs.
     "BAAI/bge-small-en-v1.5": "BAAI/bge-small-en-v1.5",
     "BAAI/bge-base-en-v1.5": "BAAI/bge-base-en-v1.5",
+    # Exact by name, but ModelScope is not known to have an owner thenlper. It has copies that others made,
+    # such as Xorbits/gte-base; their hashes were not compared: name one in modelscope_model_id to use it.
     "thenlper/gte-small": "thenlper/gte-small",
     "thenlper/gte-base": "thenlper/gte-base",
+    # Substitutes, of width 768 for 768, and 768 for 1024.
     "shibing624/text2vec-base-chinese": "damo/nlp_gte_sentence-embedding_chinese-base",
     "GanymedeNil/text2vec-large-chinese": "damo/nlp_gte_sentence-embedding_chinese-base",
 }
@@ -64,6 +69,7 @@ def candidates(model_name: str, config: Config) -> tuple[Candidate, ...]:
         found.append(modelscope)
     if config.model_source in ("huggingface", "auto"):
         found.append(huggingface)
-    if config.model_source != "huggingface" and not chosen and substitute != name:
+    wanted = config.allow_substitutes and not chosen and substitute != name
+    if config.model_source != "huggingface" and wanted:
         found.append(Candidate("modelscope", substitute, substitute_for=name))
     return tuple(found)

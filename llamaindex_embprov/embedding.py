@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from emb_model_provider.core.config import Config
+from emb_model_provider.core.embedding.texts import check_texts
 from emb_model_provider.core.errors import ConfigError
 from emb_model_provider.core.lazy_model import LazyModel
 
@@ -72,6 +73,20 @@ class EmbProviderEmbedding(LazyModel, BaseEmbedding):
     def to_payload(self) -> dict[str, Any]:
         """What LlamaIndex's events tell of the model; no path and no secret."""
         return {**super().to_payload(), "model_source": self.model_source, "device": self.device}
+
+    def get_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[Embedding]:
+        """Embed texts, `embed_batch_size` at a time; none when one of them cannot be embedded."""
+        check_texts(texts)  # the base class takes a string for a list, and we see slices only
+        return super().get_text_embedding_batch(texts, show_progress, **kwargs)
+
+    async def aget_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[Embedding]:
+        """Like `get_text_embedding_batch`, off the event loop."""
+        check_texts(texts)
+        return await super().aget_text_embedding_batch(texts, show_progress, **kwargs)
 
     def _get_query_embedding(self, query: str) -> Embedding:
         return self.embed([query], "query")[0]

@@ -171,9 +171,9 @@ FAMILIES: tuple[Family, ...] = (
 BY_NAME: dict[str, Family] = {family.name: family for family in FAMILIES}
 
 
-def make_model(family: Family, folder: Path, *, seed: int = 0) -> Path:
+def make_model(family: Family, folder: Path, *, seed: int = 0, dtype: str = "float32") -> Path:
     """Write one random model of `family` into `folder`, as Sentence-Transformers 6 saves it."""
-    modules = [_transformer(family)]
+    modules = [_transformer(family, dtype=dtype)]
     modules += _head(family.pooling, family.dense, normalize=family.normalize)
     return _save(folder, modules, seed=seed, std=family.std, prompts=family.prompts)
 

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from socket import SHUT_RDWR, socket
 from socketserver import BaseRequestHandler
 from threading import Condition, Event, Thread
@@ -53,7 +53,7 @@ BODY_FAULTS = {"cut", "short", "wrong-bytes", "stall", "slow"}
 
 @dataclass(frozen=True)
 class Request:
-    """One request as the hub received it; header names are in lower case."""
+    """One request as received: `path` decoded, `target` as sent, header names in lower case."""
 
     method: str
     path: str
@@ -124,7 +124,7 @@ class Snapshot:
         """The folders (None) and files below `folder`, folders first."""
         prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
         below = {path: file for path, file in self.files.items() if path.startswith(prefix)}
-        parents = {str(parent) for path in below for parent in Path(path).parents}
+        parents = {parent.as_posix() for path in below for parent in PurePosixPath(path).parents}
         entries: dict[str, File | None] = dict.fromkeys(sorted(parents - {"."})) | below
         for path, file in entries.items():
             rest = path.removeprefix(prefix)
@@ -244,11 +244,13 @@ class _HubHandler(BaseHTTPRequestHandler):
         fault = self.server.take_fault(request, BODY_FAULTS) if self.command == "GET" else None
         if fault and fault.kind == "short":
             answer = replace(answer, body=answer.body[: len(answer.body) // 2])
-        elif fault and fault.kind == "wrong-bytes":  # in weights that is still a valid file
-            answer = replace(answer, body=answer.body[:-1] + bytes(byte ^ 1 for byte in answer.body[-1:]))
+        elif fault and fault.kind == "wrong-bytes":  # weights stay loadable: only a tensor changes
+            last = bytes(byte ^ 1 for byte in answer.body[-1:])
+            answer = replace(answer, body=answer.body[:-1] + last)
         self._send(_select_range(answer, headers.get("range", "")), fault)
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def _send(self, answer: Answer, fault: Fault | None) -> None:
         self.send_response(answer.status)
@@ -275,7 +277,7 @@ class _HubHandler(BaseHTTPRequestHandler):
         self.server.closing.wait()
         self.close_connection = True
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
         """`requests` is the log."""
 
 
@@ -301,7 +303,9 @@ class _Hub(_LocalServer):
     """What both hubs share: repositories, faults and the list of requests."""
 
     DEFAULT_REVISION: ClassVar[str]
-    FAULTS: ClassVar[frozenset[str]]
+    FAULTS: ClassVar[frozenset[str]] = frozenset(
+        {"silent", "no-entry", "empty-list", "no-sha256", "wrong-sha256", *ANSWER_FAULTS, *BODY_FAULTS}
+    )
     ANONYMOUS_STATUS: ClassVar[dict[str, int]]  # error code -> status for requests without a token
 
     def __init__(self) -> None:
@@ -439,7 +443,9 @@ class _Hub(_LocalServer):
             return self._error(error)
 
     def _refusal(self, request: Request, status: int, code: str) -> _RefusedError:
-        return _RefusedError(status if request.token else self.ANONYMOUS_STATUS.get(code, status), code)
+        if request.token is None:
+            status = self.ANONYMOUS_STATUS.get(code, status)
+        return _RefusedError(status, code)
 
     def _find(self, request: Request, repo_id: str, revision: str) -> tuple[Model, Snapshot]:
         model = self._models.get(repo_id)
@@ -460,8 +466,8 @@ class _Hub(_LocalServer):
             raise _RefusedError(404, "EntryNotFound", {"X-Repo-Commit": snapshot.sha})
         headers = {"Accept-Ranges": "bytes", **self._file_headers(snapshot, file)}
         if fault:
-            prefix = "x-repo-commit" if fault.kind == "no-commit" else ("etag", "x-linked-etag")
-            headers = {k: v for k, v in headers.items() if not k.lower().startswith(prefix)}
+            lost = {"X-Repo-Commit"} if fault.kind == "no-commit" else {"ETag", "X-Linked-Etag"}
+            headers = {name: headers[name] for name in headers.keys() - lost}
         return Answer(200, headers, file.read())
 
     def _route(self, request: Request, url: SplitResult) -> Answer:
@@ -478,10 +484,8 @@ class HuggingFaceHub(_Hub):
     """Hugging Face: the model API, the tree API and file downloads without xet."""
 
     DEFAULT_REVISION = "main"
-    FAULTS = frozenset({"silent", *ANSWER_FAULTS, *LIST_FAULTS, *FILE_FAULTS, *BODY_FAULTS}) - {
-        "success-false"
-    }
-    ANONYMOUS_STATUS = {"RepoNotFound": 401, "GatedRepo": 401}
+    FAULTS = _Hub.FAULTS | {"no-etag", "no-commit"}
+    ANONYMOUS_STATUS: ClassVar[dict[str, int]] = {"RepoNotFound": 401, "GatedRepo": 401}
     FILE_ROUTE = re.compile(r"/([^/]+(?:/[^/]+)?)/resolve/([^/]+)/(.+)")
     API_ROUTE = re.compile(r"/api/models/([^/]+(?:/[^/]+)?)(?:/(revision|tree)/([^/]+)(/.*)?)?")
 
@@ -499,9 +503,8 @@ class HuggingFaceHub(_Hub):
         if api == "tree":
             recursive = query.get("recursive", [""])[0].lower() == "true"
             return _json(self._tree(model, snapshot, folder, recursive, fault))
-        siblings = [
-            self._sibling(model, file, fault) for file in snapshot.files.values()
-        ] + model.extra_entries
+        siblings = [self._sibling(model, file, fault) for file in snapshot.files.values()]
+        siblings += model.extra_entries
         if query.get("blobs", [""])[0].lower() != "true":
             siblings = [{"rfilename": sibling["rfilename"]} for sibling in siblings]
         info = INFO | {"id": repo_id, "modelId": repo_id, "sha": snapshot.sha}
@@ -557,7 +560,7 @@ class ModelScopeHub(_Hub):
     """ModelScope: the repository API, file lists and file downloads."""
 
     DEFAULT_REVISION = "master"
-    FAULTS = frozenset({"silent", "no-entry", *ANSWER_FAULTS, *LIST_FAULTS, *BODY_FAULTS})
+    FAULTS = _Hub.FAULTS | {"success-false"}
     ANONYMOUS_STATUS: ClassVar[dict[str, int]] = {}
     ROUTE = re.compile(r"/(openapi|api)/v1/models/([^/]+)/([^/]+)(/repo/files|/repo|/revisions)?")
 
@@ -576,7 +579,8 @@ class ModelScopeHub(_Hub):
         if part == "/repo/files":
             recursive = query.get("Recursive", [""])[0].lower() == "true"
             folder = query.get("Root", [""])[0]
-            return self._list(model, snapshot, folder, recursive, self.take_fault(request, LIST_FAULTS))
+            fault = self.take_fault(request, LIST_FAULTS)
+            return self._list(model, snapshot, folder, recursive, fault)
         if part == "/revisions":
             names = dict.fromkeys(found.branch for found in model.snapshots.values())
             branches = [{"Revision": branch, "CreatedAt": 0} for branch in names]

@@ -6,15 +6,12 @@ import numpy as np
 
 from emb_model_provider.core.embedding.pooling import Integers
 
-# Padded tokens per forward pass. benchmarks/NOTES.md has the measurements.
-TOKEN_BUDGET = 4096
 
-
-def batches(lengths: Sequence[int], max_batch_size: int, budget: int = TOKEN_BUDGET) -> Iterator[Integers]:
+def batches(lengths: Sequence[int], max_batch_size: int, budget: int) -> Iterator[Integers]:
     """Indices of the texts of each batch, every text once, the longest first.
 
-    Sorting the whole call by token count keeps padding small; the longest first finds a lack of memory
-    at once. A batch holds at most `budget` tokens, padding included, but at least one text.
+    Sorting by token count keeps padding small; the longest first finds a lack of memory at once. A batch
+    holds at most `budget` tokens, padding included, but at least one text.
 
     Args:
         lengths: Tokens of each text.

@@ -1,20 +1,34 @@
 """Single texts that arrive while the engine is busy run as one batch next; an idle engine starts at once."""
 
-import os
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import TYPE_CHECKING, NamedTuple
 
-from emb_model_provider.core.embedding.model import Role, check_texts
-from emb_model_provider.core.embedding.pooling import Floats
+from emb_model_provider.core.embedding.description import Role
+from emb_model_provider.core.embedding.texts import check_texts
+from emb_model_provider.core.errors import ConfigError, ModelLoadError
 
-Embed = Callable[[Sequence[str], Role], Floats]
-_Request = tuple[str, Role, "Future[Floats]"]
+if TYPE_CHECKING:
+    from emb_model_provider.core.embedding.pooling import Floats
+
+Embed = Callable[[Sequence[str], Role], "Floats"]
+
+
+class _Request(NamedTuple):
+    text: str
+    role: Role
+    future: "Future[Floats]"
+    embed: Embed
+
+
+_Requests = queue.SimpleQueue[_Request | None]  # None: no more will come
 
 
 class MicroBatcher:
-    """One thread that embeds the single texts of many callers.
+    """One thread that embeds the single texts of many callers; it ends when this object is let go.
 
     Nothing waits for a batch to fill: what has come in while the last batch ran is the next one.
     """
@@ -22,8 +36,7 @@ class MicroBatcher:
     def __init__(self, embed: Embed) -> None:
         self._embed = embed
         self._guard = threading.Lock()
-        self._pid = 0  # of the process the thread runs in: a fork does not take it along
-        self._waiting: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        self._waiting: _Requests | None = None
 
     def submit(self, text: str, role: Role) -> "Future[Floats]":
         """Ask for one text's vector: float32 (dimension,). Cancelling is safe at any time.
@@ -34,34 +47,46 @@ class MicroBatcher:
         check_texts([text])
         future: Future[Floats] = Future()
         with self._guard:
-            if self._pid != os.getpid():
-                self._pid = os.getpid()
-                self._waiting = queue.SimpleQueue()
-                threading.Thread(
-                    target=self._run, args=(self._waiting,), name="embedding-queries", daemon=True
-                ).start()
-            self._waiting.put((text, role, future))
+            if self._waiting is None:
+                self._waiting = self._start()
+            self._waiting.put(_Request(text, role, future, self._embed))
         return future
 
-    def _run(self, waiting: "queue.SimpleQueue[_Request]") -> None:
-        while True:
-            requests = [waiting.get()]
-            while not waiting.empty():
-                requests.append(waiting.get())
-            for role in ("query", "document"):
-                live = [r for r in requests if r[1] == role and r[2].set_running_or_notify_cancel()]
-                if live:
-                    self._answer(live, role)
+    def _start(self) -> _Requests:
+        waiting: _Requests = queue.SimpleQueue()
+        # The thread knows only the queue, so that it keeps neither this object nor a model alive.
+        threading.Thread(target=_run, args=(waiting,), name="embedding-queries", daemon=True).start()
+        weakref.finalize(self, waiting.put, None)
+        return waiting
 
-    def _answer(self, requests: list[_Request], role: Role) -> None:
-        try:
-            vectors = self._embed([text for text, _, _ in requests], role)
-        except BaseException as error:  # noqa: BLE001 - handed to the caller that waits for it
-            if len(requests) == 1:
-                requests[0][2].set_exception(error)
-                return
-            for request in requests:  # one text's failure is not its neighbours'
-                self._answer([request], role)
+
+def _run(waiting: _Requests) -> None:
+    while _answer_next(waiting):
+        pass
+
+
+def _answer_next(waiting: _Requests) -> bool:
+    """Wait for requests and answer all there are; whether more may come."""
+    requests = [waiting.get()]
+    while not waiting.empty():
+        requests.append(waiting.get())
+    for role in ("query", "document"):
+        live = [r for r in requests if r and r.role == role and r.future.set_running_or_notify_cancel()]
+        if live:
+            _answer(live, role)
+    return None not in requests
+
+
+def _answer(requests: list[_Request], role: Role) -> None:
+    try:
+        vectors = requests[0].embed([request.text for request in requests], role)
+    except BaseException as error:  # noqa: BLE001 - handed to the callers that wait for it
+        if len(requests) == 1 or isinstance(error, ModelLoadError | ConfigError):
+            for request in requests:
+                request.future.set_exception(error)
             return
-        for (_, _, future), vector in zip(requests, vectors, strict=True):
-            future.set_result(vector)
+        for request in requests:  # one text's failure is not its neighbours'
+            _answer([request], role)
+        return
+    for request, vector in zip(requests, vectors, strict=True):
+        request.future.set_result(vector)

@@ -1,83 +1,115 @@
 """The loaded model: texts in, sentence vectors out."""
 
-import threading
-from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from emb_model_provider.core.embedding.batching import batches
-from emb_model_provider.core.embedding.description import (
-    Dense,
-    LayerNorm,
-    ModelDescription,
-    Pooling,
-)
-from emb_model_provider.core.embedding.pooling import Floats, dense, layer_norm, normalize, pool
-from emb_model_provider.core.embedding.tokenization import Batch, TextTokenizer
-from emb_model_provider.core.embedding.weights import read_weights
-from emb_model_provider.core.errors import NonFiniteEmbeddingError, TextTypeError, TextValueError
+from emb_model_provider.core.embedding.description import ModelDescription
+from emb_model_provider.core.embedding.description import Role as Role
+from emb_model_provider.core.embedding.engine import Engine
+from emb_model_provider.core.embedding.forward import Forward
+from emb_model_provider.core.embedding.pooling import Floats
+from emb_model_provider.core.embedding.prompts import Prompts
+from emb_model_provider.core.embedding.texts import check_texts
+from emb_model_provider.core.embedding.tokenization import TextTokenizer
+from emb_model_provider.core.embedding.truncation import Policy, TruncationWatch
+from emb_model_provider.core.errors import NonFiniteEmbeddingError, TextValueError
 
-Role = Literal["query", "document"]
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
-# The names a model may have saved its prompt for a role under, the first that is there counts.
-_PROMPT_NAMES: Mapping[Role, tuple[str, ...]] = {
-    "query": ("query",),
-    "document": ("document", "passage", "corpus"),
-}
+# Texts that are tokenised, sorted and cut into batches together: enough that hardly any padding is left, and
+# few enough that their tokens take some ten megabytes, however long a list is.
+WINDOW = 4096
 
 
-class Engine(Protocol):
-    """Runs a transformer."""
-
-    device: str
-    hidden_size: int
-
-    def hidden_states(self, batch: Batch) -> Floats:
-        """Last hidden state of a batch: float32 (rows, tokens, hidden_size)."""
-        ...
+def _silent(done: int) -> None:
+    """No progress bar: making one takes longer than finding a single text's tokens."""
 
 
 class EmbeddingModel:
-    """A model ready to embed. Thread-safe; forward passes run one at a time.
+    """A model ready to embed. Thread-safe; on each device forward passes run one at a time.
 
     Attributes:
         description: What the folder says of the model.
         dimension: Width of the vectors.
-        device: Where the transformer runs.
+        device: Where the transformer runs; several are joined by commas.
+        precision: What it computes in.
+        prompts: What is put before a text in each role.
+        fingerprint: The identity of the vectors, 64 hexadecimal digits; see fingerprint.py.
     """
 
     def __init__(
         self,
         description: ModelDescription,
         tokenizer: TextTokenizer,
-        engine: Engine,
-        *,
+        *engines: Engine,
         max_batch_size: int,
+        prompts: Prompts | None = None,
+        truncate_dim: int | None = None,
+        on_truncation: Policy = "warn",
+        fingerprint: str | None = None,
     ) -> None:
+        """Puts the parts together.
+
+        Args:
+            description: What the folder says of the model.
+            tokenizer: The model's tokenizer.
+            engines: Each runs the transformer on a device.
+            max_batch_size: Texts per forward pass at most.
+            prompts: The prompts in force; None for those saved with the model.
+            truncate_dim: Leading components kept of a vector; None for what the model's files say.
+            on_truncation: What to do about texts that are longer than `max_length`.
+            fingerprint: The identity of the vectors; None when nobody asks.
+
+        Raises:
+            ConfigError: The vectors have fewer than `truncate_dim` components.
+            ModelFilesError: The weights of a layer are damaged, or do not fit the layer before it.
+        """
         self.description = description
-        self.dimension = description.dimension(engine.hidden_size)
-        self.device = engine.device
+        self.fingerprint = fingerprint
+        self.device = ",".join(engine.device for engine in engines)
+        self.precision = engines[0].precision
+        self.prompts = prompts or Prompts(
+            description.saved_prompt("query"), description.saved_prompt("document")
+        )
         self._tokenizer = tokenizer
-        self._engine = engine
+        self._forward = Forward(description, tokenizer, *engines, truncate_dim=truncate_dim)
+        self.dimension = self._forward.dimension
         self._max_batch_size = max_batch_size
-        self._computing = threading.Lock()  # one forward pass uses every core
-        self._weights = {
-            layer: read_weights(description.folder, layer.weights)
-            for layer in description.layers
-            if isinstance(layer, Dense | LayerNorm)
-        }
+        self._watch = TruncationWatch(on_truncation)
 
     @property
     def max_length(self) -> int | None:
         """Tokens kept of a text, special tokens included; None when there is no limit."""
         return self._tokenizer.max_length
 
+    @property
+    def truncated(self) -> int:
+        """How many texts were cut to `max_length` so far; not counted when `on_truncation` is `ignore`."""
+        return self._watch.truncated
+
     def prompt(self, role: Role) -> str:
         """What is put before a text in this role; "" for nothing."""
-        saved = self.description.prompts
-        return next((saved[name] for name in _PROMPT_NAMES[role] if name in saved), "")
+        return self.prompts[role]
+
+    def count_tokens(self, texts: Sequence[str], role: Role = "document") -> list[int]:
+        """Tokens of each text before it is cut, with the role's prompt and the special tokens.
+
+        A text that has more than `max_length` loses its end when it is embedded.
+
+        Raises:
+            EmbeddingInputError: Something among the texts is not a text; names its index.
+        """
+        check_texts(texts)
+        encodings = self._tokenizer.encode([self.prompt(role) + text for text in texts])
+        return [self._tokenizer.full_length(encoding) for encoding in encodings]
 
     def embed(
         self,
@@ -89,9 +121,13 @@ class EmbeddingModel:
     ) -> Floats:
         """Embed texts.
 
+        The vectors are sentence-transformers' for the same files, with one exception: where `truncate_dim`
+        cuts the vectors of a model that normalises, they are scaled to unit length again, so that a dot
+        product stays a cosine. sentence-transformers leaves them shorter.
+
         Args:
             texts: The texts, used as they are: newlines and case are the model's own affair.
-            role: Chooses the prompt saved with the model, where there is one.
+            role: Chooses the prompt put before each text.
             batch_size: Texts per forward pass at most; None for the Config's `max_batch_size`.
             show_progress: Whether to draw a progress bar on stderr.
 
@@ -100,71 +136,142 @@ class EmbeddingModel:
 
         Raises:
             TextTypeError: `texts` is a bare string, or one of them is not a string; names its index.
-            TextValueError: A text holds a lone surrogate, or `batch_size` is less than 1.
+            TextValueError: A text holds a lone surrogate, `batch_size` is less than 1, or a text is too long
+                and `on_truncation` is `error`.
             NonFiniteEmbeddingError: The model answered NaN or infinity.
         """
         check_texts(texts)
+        size = self._batch_size(batch_size)
+        # Equal texts have equal vectors: each is computed once.
+        place = _places(texts)
+        distinct = list(place)
+        vectors = np.empty((len(distinct), self.dimension), dtype=np.float32)
+        lengths: list[int] = []
+
+        def note(found: list[int]) -> None:
+            lengths.extend(found)
+            if self._watch.policy == "error":
+                self._report(texts, place, lengths)
+
+        with _bar(len(distinct)) if show_progress else nullcontext(_silent) as report:
+            parts = self._compute(_windows(distinct), role, size, note, report)
+            for start, part in zip(range(0, len(distinct), WINDOW), parts, strict=True):
+                vectors[start : start + len(part)] = part
+        if self._watch.policy == "warn":
+            self._report(texts, place, lengths)
+        rows = vectors if len(place) == len(texts) else vectors[[place[text] for text in texts]]
+        self._refuse_non_finite(rows)
+        return rows
+
+    def embed_stream(
+        self, texts: Iterable[str], role: Role = "document", *, batch_size: int | None = None
+    ) -> Iterator[Floats]:
+        """Embed any number of texts, such as the lines of a file, in memory that does not grow with them.
+
+        Args:
+            texts: The texts. Some thousands are taken ahead of the vectors that are out.
+            role: As for `embed`.
+            batch_size: As for `embed`.
+
+        Yields:
+            float32 (up to 4096, dimension): the vectors of the next texts, in their order.
+
+        Raises:
+            EmbeddingInputError: As for `embed`; the index counts from the first text of all.
+            NonFiniteEmbeddingError: The model answered NaN or infinity.
+        """
+        size = self._batch_size(batch_size)
+        taken: deque[list[str]] = deque()  # the windows that are tokenised and not yet computed
+        done = 0
+
+        def windows() -> Iterator[list[str]]:
+            coming, first = iter(texts), 0
+            while window := list(islice(coming, WINDOW)):
+                check_texts(window, first)
+                first += len(window)
+                taken.append(window)
+                yield list(dict.fromkeys(window))
+
+        def note(found: list[int]) -> None:
+            self._report(taken[0], _places(taken[0]), found, done)
+
+        for part in self._compute(windows(), role, size, note):
+            window = taken.popleft()
+            place = _places(window)
+            rows = part if len(place) == len(window) else part[[place[text] for text in window]]
+            self._refuse_non_finite(rows, done)
+            done += len(window)
+            yield rows
+
+    def _compute(
+        self,
+        windows: Iterator[list[str]],
+        role: Role,
+        batch_size: int,
+        note: Callable[[list[int]], None],
+        report: Callable[[int], object] = _silent,
+    ) -> Iterator[Floats]:
+        """The vectors of each window of distinct texts; `note` is told their lengths beforehand."""
+        prompt = self.prompt(role)
+        for encodings in self._tokenize_ahead(windows, prompt):
+            if self.max_length is not None and self._watch.policy != "ignore":
+                note([self._tokenizer.full_length(encoding) for encoding in encodings])
+            yield self._forward.vectors(encodings, prompt, batch_size, report)
+
+    def _tokenize_ahead(self, windows: Iterator[list[str]], prompt: str) -> "Iterator[list[Encoding]]":
+        """Token ids of each window; those of the next are made while those of the last are computed."""
+
+        def encode(window: list[str]) -> "list[Encoding]":
+            return self._tokenizer.encode([prompt + text for text in window])
+
+        window, upcoming = next(windows, None), next(windows, None)
+        if window is None:
+            return
+        encodings = encode(window)
+        if upcoming is None:
+            yield encodings
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="embedding-tokenizer") as ahead:
+            while upcoming is not None:
+                next_encodings = ahead.submit(encode, upcoming)
+                yield encodings
+                encodings = next_encodings.result()
+                upcoming = next(windows, None)
+            yield encodings
+
+    def _batch_size(self, batch_size: int | None) -> int:
         if batch_size is not None and batch_size < 1:
             raise TextValueError(f"batch_size must be 1 or more, got {batch_size}.")
-        # Equal texts have equal vectors: each is computed once.
-        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        vectors = self._embed_unique(
-            list(place), self.prompt(role), batch_size or self._max_batch_size, show_progress
-        )
-        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if bad.size:
-            index = list(texts).index(list(place)[bad[0]])
+        return batch_size or self._max_batch_size
+
+    def _report(
+        self, texts: Sequence[str], place: Mapping[str, int], lengths: Sequence[int], first: int = 0
+    ) -> None:
+        """Tell of texts that are too long; `lengths` may be those of the first distinct texts only."""
+        limit = self.max_length
+        if limit is not None and max(lengths, default=0) > limit:
+            seen = [(first + i, lengths[place[t]]) for i, t in enumerate(texts) if place[t] < len(lengths)]
+            self._watch.report({i: n for i, n in seen if n > limit}, limit, first + len(texts))
+
+    def _refuse_non_finite(self, vectors: Floats, first: int = 0) -> None:
+        if not np.isfinite(vectors).all():
+            bad = first + int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
             raise NonFiniteEmbeddingError(
-                f"The model in {self.description.folder} gave NaN or infinity for text {index}. "
-                "Its weights are damaged, or it does not work in float32 on this device."
+                f"The model in {self.description.folder} gave NaN or infinity for text {bad}. "
+                f"Its weights are damaged, or it does not work in {self.precision} on this device."
             )
-        return vectors if len(place) == len(texts) else vectors[[place[text] for text in texts]]
-
-    def _embed_unique(self, texts: list[str], prompt: str, batch_size: int, progress: bool) -> Floats:
-        encodings = self._tokenizer.encode([prompt + text for text in texts])
-        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        with tqdm(total=len(texts), unit="text", desc="Embedding", disable=not progress) as bar:
-            for indices in batches([len(e) for e in encodings], batch_size):
-                batch = self._tokenizer.pad([encodings[i] for i in indices])
-                with self._computing:
-                    hidden = self._engine.hidden_states(batch)
-                vectors[indices] = self._after_transformer(hidden, batch, prompt)
-                bar.update(len(indices))
-        return vectors
-
-    def _after_transformer(self, hidden: Floats, batch: Batch, prompt: str) -> Floats:
-        x = hidden
-        for layer in self.description.layers:
-            if isinstance(layer, Pooling):
-                skip = 0 if layer.include_prompt or not prompt else self._tokenizer.prompt_length(prompt)
-                x = pool(x, batch.mask, layer.modes, skip)
-            elif isinstance(layer, Dense):
-                x = dense(x, layer, self._weights[layer])
-            elif isinstance(layer, LayerNorm):
-                x = layer_norm(x, self._weights[layer])
-            else:
-                x = normalize(x)
-        return x
 
 
-def check_texts(texts: Sequence[str]) -> None:
-    """Refuse what is not a list of encodable texts, before any work is done.
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], object]]:
+    with tqdm(total=total, unit="text", desc="Embedding") as bar:
+        yield bar.update
 
-    Raises:
-        TextTypeError: A bare string or bytes, not a sequence, or a member that is not a string.
-        TextValueError: A text holds a lone surrogate.
-    """
-    if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
-        raise TextTypeError(
-            f"Expected a list of texts, got {type(texts).__name__}. Wrap a single text in a list."
-        )
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TextTypeError(f"Text {index} is not a str but {type(text).__name__}.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise TextValueError(
-                f"Text {index} has a lone surrogate at position {error.start}, which is not valid Unicode. "
-                "Decode its source with errors='replace'."
-            ) from None
+
+def _windows(texts: list[str]) -> Iterator[list[str]]:
+    return (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
+
+
+def _places(texts: Sequence[str]) -> dict[str, int]:
+    """Each distinct text with its place among them."""
+    return {text: i for i, text in enumerate(dict.fromkeys(texts))}

@@ -1,39 +1,57 @@
-"""From token vectors to one vector per text, and the layers after that, in numpy."""
+"""From token vectors to one vector per text, and the layers after that: in numpy, or in torch on a GPU.
+
+Each function computes where its first argument lies: torch has numpy's functions under numpy's names, and
+takes numpy's `axis` and `keepdims`.
+"""
 
 import math
+import sys
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from emb_model_provider.core.embedding.description import Dense, PoolingMode
+from emb_model_provider.core.embedding.layers import Dense, PoolingMode
+
+if TYPE_CHECKING:
+    import torch
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+Array: TypeAlias = "Floats | torch.Tensor"
 
 
-def _gelu(x: Floats) -> Floats:
-    erf = np.vectorize(math.erf, otypes=[np.float32])  # numpy has none; rows are few here
-    out: Floats = x * np.float32(0.5) * (1 + erf(x / np.float32(math.sqrt(2))))
-    return out
+def _namespace(x: Array) -> Any:
+    return np if isinstance(x, np.ndarray) else sys.modules["torch"]
 
 
-def _sigmoid(x: Floats) -> Floats:
-    out: Floats = np.float32(1) / (1 + np.exp(-x))
-    return out
+def _beside(values: npt.NDArray[Any], x: Any) -> Any:
+    """A numpy array where `x` lies."""
+    return values if isinstance(x, np.ndarray) else _namespace(x).as_tensor(values, device=x.device)
 
 
-_ACTIVATIONS: Mapping[str, Callable[[Floats], Floats]] = {
+def _gelu(x: Any) -> Any:
+    on_host = isinstance(x, np.ndarray)  # numpy has no erf; rows are few here
+    erf = np.vectorize(math.erf, otypes=[np.float32]) if on_host else _namespace(x).erf
+    return x * np.float32(0.5) * (1 + erf(x / np.float32(math.sqrt(2))))
+
+
+def _sigmoid(x: Any) -> Any:
+    return 1 / (1 + _namespace(x).exp(-x))
+
+
+_ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
     "Identity": lambda x: x,
-    "Tanh": np.tanh,
-    "ReLU": lambda x: np.maximum(x, 0),
+    "Tanh": lambda x: _namespace(x).tanh(x),
+    "ReLU": lambda x: x.clip(0),
     "GELU": _gelu,
     "SiLU": lambda x: x * _sigmoid(x),
     "Sigmoid": _sigmoid,
 }
 
 
-def pool(hidden: Floats, mask: Integers, modes: tuple[PoolingMode, ...], skip: int = 0) -> Floats:
+def pool(hidden: Array, mask: Integers, modes: tuple[PoolingMode, ...], skip: int = 0) -> Array:
     """One vector per row of token vectors.
 
     The semantics are those of sentence-transformers 6.2 (its `pooling.py`), padding on either side.
@@ -51,30 +69,30 @@ def pool(hidden: Floats, mask: Integers, modes: tuple[PoolingMode, ...], skip: i
     positions = np.arange(mask.shape[1]) - first  # of each token within its text
     pooled = mask * (positions >= skip) if skip else mask
     vectors = [_pool_one(hidden, pooled, positions, mode) for mode in modes]
-    return vectors[0] if len(vectors) == 1 else np.concatenate(vectors, axis=1)
+    joined: Array = vectors[0] if len(vectors) == 1 else _namespace(hidden).concatenate(vectors, axis=1)
+    return joined
 
 
-def _pool_one(hidden: Floats, mask: Integers, positions: Integers, mode: PoolingMode) -> Floats:
-    rows = np.arange(len(hidden))
+def _pool_one(hidden: Any, mask: Integers, positions: Integers, mode: PoolingMode) -> Any:
+    xp = _namespace(hidden)
+    rows = np.arange(len(mask))
     if mode == "cls":
-        vectors: Floats = hidden[rows, mask.argmax(axis=1)]
-    elif mode == "lasttoken":
+        return hidden[rows, mask.argmax(axis=1)]
+    if mode == "lasttoken":
         last = mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)
-        vectors = hidden[rows, last] * mask[rows, last, None].astype(np.float32)
-    elif mode == "max":
-        vectors = np.where(mask[:, :, None] == 1, hidden, -np.inf).max(axis=1)
-    else:
-        weights = (mask * (positions + 1) if mode == "weightedmean" else mask).astype(np.float32)
-        # A matrix product over the tokens: no array of the size of `hidden` is made.
-        vectors = np.matmul(weights[:, None, :], hidden)[:, 0]
-        total = np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
-        vectors /= np.sqrt(total) if mode == "mean_sqrt_len_tokens" else total
-    return vectors
+        return hidden[rows, last] * _beside(mask[rows, last, None].astype(np.float32), hidden)
+    if mode == "max":
+        return xp.amax(xp.where(_beside(mask[:, :, None] == 1, hidden), hidden, -math.inf), axis=1)
+    weights = (mask * (positions + 1) if mode == "weightedmean" else mask).astype(np.float32)
+    total = np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
+    total = np.sqrt(total) if mode == "mean_sqrt_len_tokens" else total
+    # A matrix product over the tokens: no array of the size of `hidden` is made.
+    return xp.matmul(_beside(weights[:, None, :], hidden), hidden)[:, 0] / _beside(total, hidden)
 
 
-def dense(x: Floats, layer: Dense, weights: Mapping[str, Floats]) -> Floats:
+def dense(x: Any, layer: Dense, weights: Mapping[str, Any]) -> Any:
     """`activation(x W^T + b)`, plus the residual: (rows, in_features) to (rows, out_features)."""
-    out: Floats = x @ weights["linear.weight"].T
+    out = x @ weights["linear.weight"].T
     if layer.bias:
         out += weights["linear.bias"]
     out = _ACTIVATIONS[layer.activation](out)
@@ -83,17 +101,14 @@ def dense(x: Floats, layer: Dense, weights: Mapping[str, Floats]) -> Floats:
     return out
 
 
-def layer_norm(x: Floats, weights: Mapping[str, Floats]) -> Floats:
+def layer_norm(x: Any, weights: Mapping[str, Any]) -> Any:
     """Layer normalisation with torch's default epsilon of 1e-5."""
-    centred: Floats = x - x.mean(axis=1, keepdims=True)
-    variance = np.square(centred).mean(axis=1, keepdims=True)
-    scaled: Floats = centred / np.sqrt(variance + 1e-5)
-    out: Floats = scaled * weights["norm.weight"] + weights["norm.bias"]
-    return out
+    centred = x - x.mean(axis=1, keepdims=True)
+    variance = (centred * centred).mean(axis=1, keepdims=True)
+    return centred / (variance + 1e-5) ** 0.5 * weights["norm.weight"] + weights["norm.bias"]
 
 
-def normalize(x: Floats) -> Floats:
+def normalize(x: Any) -> Any:
     """Rows scaled to unit length; a row of zeros stays (torch's epsilon of 1e-12)."""
-    length: Floats = np.linalg.norm(x, axis=1, keepdims=True)
-    unit: Floats = x / np.maximum(length, np.float32(1e-12))
-    return unit
+    length = (x * x).sum(axis=1, keepdims=True) ** 0.5
+    return x / length.clip(1e-12)

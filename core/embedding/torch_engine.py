@@ -1,98 +1,166 @@
-"""Token ids to hidden states with torch and transformers; the only file that knows them."""
+"""Token ids to hidden states with torch, on the CPU or a GPU."""
 
+import functools
 import inspect
-import threading
-from collections.abc import Iterator
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from emb_model_provider.core.embedding.description import ModelDescription
-from emb_model_provider.core.embedding.pooling import Floats
+import numpy as np
+
+from emb_model_provider.core.embedding.engine import CPU_TOKEN_BUDGET, Engine, Precision
+from emb_model_provider.core.embedding.packing import (
+    FLASH_ATTENTION,
+    can_pack,
+    first_position,
+    pack,
+    unpack,
+)
+from emb_model_provider.core.embedding.pooling import Array, Floats
 from emb_model_provider.core.embedding.tokenization import Batch
-from emb_model_provider.core.embedding.weights import weight_files
-from emb_model_provider.core.errors import ConfigError, ModelFilesError, UnsupportedModelError
+from emb_model_provider.core.embedding.verification import TOLERANCE, difference
+from emb_model_provider.core.errors import ConfigError
 
-# transformers builds models on torch's meta device, which is process-wide state: loads at the same time
-# fail with "Cannot copy out of meta tensor" (huggingface/transformers#41782).
-_LOADING = threading.Lock()
+logger = logging.getLogger(__name__)
 
-# Weights that the last hidden state does not depend on, so that a checkpoint may lack them.
-_UNUSED = ("pooler.",)
+# Tokens per forward pass on a GPU, to begin with: a lack of memory halves it.
+_DEVICE_TOKEN_BUDGET = 65536
 
 
-class TorchEngine:
-    """A transformer on one device, in float32.
+class TorchEngine(Engine):
+    """A transformer on one device.
 
     Attributes:
-        device: Where it runs, such as `cpu` or `cuda:0`.
-        hidden_size: Width of the token vectors.
+        model: The transformer.
+        takes: Names of its arguments.
+        packs: Whether texts of different lengths are packed in one row, without padding.
     """
 
-    def __init__(self, model: Any, device: str) -> None:
-        self._model = model
+    def __init__(self, model: Any, device: str, precision: Precision, threads: int) -> None:
+        self.model = model
         self.device = device
+        self.precision = precision
+        self.token_budget = CPU_TOKEN_BUDGET if device == "cpu" else _DEVICE_TOKEN_BUDGET
         self.hidden_size = int(model.config.hidden_size)
-        self._takes = inspect.signature(model.forward).parameters
+        self.takes = inspect.signature(model.forward).parameters
+        self._threads = threads
+        _home_process()
+        self.packs = False
 
-    def hidden_states(self, batch: Batch) -> Floats:
-        """Last hidden state: (rows, tokens, hidden_size)."""
+    def hidden_states(self, batch: Batch) -> Array:
+        """See `Engine`. Texts of equal length need neither mask nor packing."""
         import torch
 
-        inputs = {"input_ids": torch.from_numpy(batch.ids)}
-        if not batch.mask.all():
-            inputs["attention_mask"] = torch.from_numpy(batch.mask)
-        if batch.type_ids is not None and "token_type_ids" in self._takes:
-            inputs["token_type_ids"] = torch.from_numpy(batch.type_ids)
-        with torch.inference_mode():
-            on_device = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-            hidden: Floats = self._model(**on_device).last_hidden_state.cpu().numpy()
-        return hidden
+        padded = not batch.mask.all()
+        packed = padded and self.packs
+        inputs = pack(batch, first_position(self.model)) if packed else {"input_ids": batch.ids}
+        if padded and not packed:
+            inputs["attention_mask"] = batch.mask
+        if batch.type_ids is not None:
+            inputs.setdefault("token_type_ids", batch.type_ids)
+        if "token_type_ids" not in self.takes:
+            inputs.pop("token_type_ids", None)
+        with torch.inference_mode(), self._limited_threads():
+            try:
+                hidden = self.model(**{name: self._place(value) for name, value in inputs.items()})
+                hidden = hidden.last_hidden_state.float()
+                hidden = unpack(hidden, batch) if packed else hidden
+            except torch.OutOfMemoryError as error:
+                rows, tokens = batch.ids.shape
+                raise MemoryError(
+                    f"{self.device} has no room for {rows} texts of {tokens} tokens."
+                ) from error
+        if self.device != "cpu":
+            return hidden  # type: ignore[no-any-return]
+        on_host: Floats = hidden.numpy()
+        return on_host
+
+    def on_device(self, weights: Floats) -> Array:
+        """See `Engine`."""
+        if self.device == "cpu":
+            return weights
+        placed: Array = self._place(weights)
+        return placed
+
+    def to_host(self, parts: Sequence[Any]) -> Floats:
+        """See `Engine`. The host's memory is pinned, so that the device copies by itself."""
+        import torch
+
+        together = torch.cat(list(parts))
+        host = torch.empty(together.shape, dtype=together.dtype, pin_memory=self._pins)
+        vectors: Floats = host.copy_(together).numpy()
+        return vectors
+
+    def pack_if_same(self, probe: Callable[[], Floats]) -> None:
+        """Take the kernels that need no padding, if the model gives the same vectors with them.
+
+        Args:
+            probe: Vectors of some texts of different lengths, by this engine.
+        """
+        before, expected = self.model.config._attn_implementation, probe()
+        try:
+            self.model.set_attn_implementation(FLASH_ATTENTION)
+            self.packs = can_pack(self.model)
+            differs = difference(probe(), expected)
+            reason = f"its vectors differ by {differs:.1e}"
+        except (ImportError, ValueError, TypeError, RuntimeError) as error:
+            differs, reason = math.nan, str(error)
+        if not (self.packs and differs <= TOLERANCE[self.precision]):
+            logger.info("Texts are padded, not packed: %s.", reason)
+            self.packs = False
+            self.model.set_attn_implementation(before)
+
+    @property
+    def _pins(self) -> bool:
+        return self.device.startswith("cuda")
+
+    def _place(self, values: Any) -> Any:
+        """An array as a tensor on the device; a number as it is."""
+        if not isinstance(values, np.ndarray):
+            return values
+        import torch
+
+        tensor = torch.from_numpy(values)
+        if self.device == "cpu":
+            return tensor
+        return (tensor.pin_memory() if self._pins else tensor).to(self.device, non_blocking=self._pins)
+
+    @contextmanager
+    def _limited_threads(self) -> Iterator[None]:
+        """Torch keeps the number for the whole process: it is what others set before and after.
+
+        OpenMP's threads do not come along into a forked child, which would wait for them for ever; there
+        the child has one thread.
+        """
+        import torch
+
+        threads = self._threads if _home_process() == os.getpid() else 1
+        before = torch.get_num_threads()
+        if self.device != "cpu" or threads == before:
+            yield
+            return
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
-def load_torch_engine(description: ModelDescription, device: str, *, trust_remote_code: bool) -> TorchEngine:
-    """Load the transformer of a folder.
+@functools.cache
+def _home_process() -> int:
+    """The process in which torch's threads were started: a forked child inherits the answer."""
+    return os.getpid()
 
-    Args:
-        description: The model.
-        device: `auto` takes CUDA, then MPS, then the CPU.
-        trust_remote_code: Whether Python code in the folder may run.
+
+def choose_device(device: str) -> str:
+    """The device that a setting stands for; `auto` takes CUDA, then MPS, then the CPU.
 
     Raises:
-        ConfigError: The device is not there.
-        ModelFilesError: The weights are missing, damaged or do not fit the architecture.
-        UnsupportedModelError: The folder asks for code, adapters or quantisation.
+        ConfigError: It is not there.
     """
-    folder = description.folder
-    files = weight_files(folder)
-    _check_config(description, trust_remote_code)
-    with _LOADING:
-        chosen = _choose_device(device)
-        import torch
-        from transformers import AutoModel
-
-        with _quiet_loading():
-            try:
-                model, report = AutoModel.from_pretrained(
-                    folder.path,
-                    local_files_only=True,
-                    trust_remote_code=trust_remote_code,
-                    use_safetensors=True,
-                    weights_only=True,
-                    dtype=torch.float32,
-                    output_loading_info=True,
-                )
-            except Exception as error:  # safetensors and transformers raise many unrelated types
-                raise ModelFilesError(
-                    f"The model in {folder.path} ({', '.join(files)}) cannot be loaded: {error}. "
-                    "If the file is damaged, delete it and download the model again."
-                ) from error
-    _check_report(description, report)
-    model.eval().requires_grad_(False)
-    model.config.use_cache = False  # a decoder would keep keys and values that nobody reads
-    return TorchEngine(model.to(chosen), chosen)
-
-
-def _choose_device(device: str) -> str:
     import torch
 
     if device == "auto":
@@ -111,43 +179,15 @@ def _choose_device(device: str) -> str:
     return device
 
 
-def _check_config(description: ModelDescription, trust_remote_code: bool) -> None:
-    """Refuse what would load without an error and give other vectors than the model's own."""
-    folder, config = description.folder, description.config
-    if folder.file("adapter_config.json").is_file():
-        raise UnsupportedModelError(
-            f"{folder} is an adapter (adapter_config.json) for another model; refused."
-        )
-    if "quantization_config" in config:
-        raise UnsupportedModelError(f"{folder} is quantised (config.json: quantization_config); refused.")
-    if "auto_map" in config and not trust_remote_code:
-        raise UnsupportedModelError(
-            f"{folder} brings its own Python code (config.json: auto_map). Without it transformers may load "
-            "the weights into a different model. Read that code, then set trust_remote_code=True "
-            "(EMB_PROVIDER_TRUST_REMOTE_CODE), or choose another model."
-        )
+def native_precisions(device: str) -> frozenset[str]:
+    """The precisions that a device computes in by itself, without emulation."""
+    import torch
 
-
-def _check_report(description: ModelDescription, report: dict[str, Any]) -> None:
-    """Missing weights would be random numbers."""
-    missing = [k for k in report["missing_keys"] if not k.startswith(_UNUSED)]
-    mismatched = [str(k) for k in report["mismatched_keys"]]
-    if missing or mismatched:
-        raise ModelFilesError(
-            f"The weights in {description.folder} do not fit its config.json: "
-            f"{len(missing)} missing, {len(mismatched)} of another shape, such as "
-            f"{sorted(missing + mismatched)[0]}. Use a complete copy of the model."
-        )
-
-
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """No progress bar for reading a file from disk. Only while a model loads, under the load lock."""
-    from transformers.utils import logging
-
-    silent: Any = logging.EmptyTqdm
-    before = logging.set_tqdm_hook(lambda _, args, kwargs: silent(*args, **kwargs))
-    try:
-        yield
-    finally:
-        logging.set_tqdm_hook(before)
+    if device.startswith("cuda"):
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return frozenset({"fp32", "fp16"} | ({"bf16"} if bf16 else set()))
+    if device == "mps":
+        return frozenset({"fp32", "fp16"})
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    bf16 = any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return frozenset({"fp32"} | ({"bf16"} if bf16 else set()))

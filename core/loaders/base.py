@@ -50,8 +50,12 @@ class BaseModelLoader(ABC):
         """
         config = self.config.model_copy(update={"model_source": self.source})
         loaded = load_first(model_name or config.model_name, config, {self.source: self})
-        self.model = loaded.model
-        return self.model
+        self.use(loaded.model)
+        return loaded.model
+
+    def use(self, model: EmbeddingModel) -> None:
+        """Embed with this model from now on."""
+        self.model = model
 
     def generate_embeddings(self, texts: Sequence[str]) -> list[list[float]]:
         """Embed texts as documents: one list of `dimension` floats for each text, in order.

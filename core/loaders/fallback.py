@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,8 +12,10 @@ from emb_model_provider.core.embedding.folder import ModelFolder
 from emb_model_provider.core.embedding.loading import load_embedding_model
 from emb_model_provider.core.embedding.model import EmbeddingModel
 from emb_model_provider.core.errors import (
+    FingerprintMismatchError,
     MissingDependencyError,
     ModelLoadError,
+    ModelSubstitutionWarning,
     NoModelError,
     UnsupportedModelError,
 )
@@ -20,6 +23,9 @@ from emb_model_provider.core.loaders.local import find_given_folder, find_packag
 from emb_model_provider.core.model_names import Candidate, candidates, full_name
 
 logger = logging.getLogger(__name__)
+
+# Another copy of the same files would fail the same way.
+_FINAL = (UnsupportedModelError, MissingDependencyError, FingerprintMismatchError)
 
 
 class Source(Protocol):
@@ -66,20 +72,35 @@ def load_first(model_name: str, config: Config, sources: Mapping[str, Source]) -
         return LoadedModel(load_embedding_model(given, config), None, ())
     failures: dict[Candidate, ModelLoadError] = {}
     for candidate, find in _attempts(model_name, config, sources):
-        if isinstance(failures.get(candidate), UnsupportedModelError | MissingDependencyError):
-            continue  # another copy of the same files would fail the same way
+        on_disk = failures.get(candidate)
+        if isinstance(on_disk, _FINAL):
+            continue
         try:
             folder = find()
             if folder is None:
                 continue
             model = load_embedding_model(folder, config)
         except ModelLoadError as error:
+            if on_disk is not None:
+                error.args = (f"{error} On disk: {on_disk}",)
             failures[candidate] = error
             logger.warning("%s: %s", candidate, error)
             continue
         logger.info("%s: loaded from %s", candidate, folder)
+        if candidate.substitute_for is not None:
+            _warn_of_substitute(candidate)
         return LoadedModel(model, candidate.substitute_for, tuple(failures.items()))
     raise _nothing_worked(model_name, list(failures.items()))
+
+
+def _warn_of_substitute(candidate: Candidate) -> None:
+    warnings.warn(
+        f"Loaded {candidate} in place of {candidate.substitute_for}: a different model. Vectors of the two "
+        "do not belong in one index. Set allow_substitutes=False (EMB_PROVIDER_ALLOW_SUBSTITUTES=false) to "
+        "forbid it, or modelscope_model_id to name the model's own id.",
+        ModelSubstitutionWarning,
+        stacklevel=2,
+    )
 
 
 def _attempts(
@@ -89,12 +110,13 @@ def _attempts(
     exact = [c for c in todo if c.substitute_for is None]
     for candidate in exact:
         yield candidate, lambda c=candidate: sources[c.source].find_local(c.repo_id)  # type: ignore[misc]
-    yield exact[0], lambda: find_package(full_name(model_name))
+    if config.revision is None:  # a package does not say which revision it carries
+        yield exact[0], lambda: find_package(full_name(model_name))
     for candidate in exact:
         yield candidate, lambda c=candidate: sources[c.source].download(c.repo_id)  # type: ignore[misc]
     for candidate in (c for c in todo if c.substitute_for is not None):
-        source, repo_id = sources[candidate.source], candidate.repo_id
-        yield candidate, lambda s=source, r=repo_id: s.find_local(r) or s.download(r)  # type: ignore[misc]
+        yield candidate, lambda c=candidate: sources[c.source].find_local(c.repo_id)  # type: ignore[misc]
+        yield candidate, lambda c=candidate: sources[c.source].download(c.repo_id)  # type: ignore[misc]
 
 
 def _nothing_worked(model_name: str, failures: list[tuple[Candidate, ModelLoadError]]) -> ModelLoadError:

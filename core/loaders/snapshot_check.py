@@ -2,14 +2,9 @@
 
 from collections.abc import Callable
 
-from emb_model_provider.core.embedding.description import (
-    TRANSFORMER_CONFIGS,
-    Dense,
-    LayerNorm,
-    read_description,
-)
 from emb_model_provider.core.embedding.folder import ModelFolder
-from emb_model_provider.core.embedding.weights import weight_files
+from emb_model_provider.core.embedding.model_format import TRANSFORMER_CONFIGS, read_description
+from emb_model_provider.core.embedding.modelscope_format import is_modelscope_native
 from emb_model_provider.core.errors import ModelFilesError, UnsupportedModelError
 
 _TOKENIZER_FILES = (
@@ -30,6 +25,7 @@ _OPTIONAL = (
     TRANSFORMER_CONFIGS,
     ("tokenizer_config.json",),
 )
+_OPTIONAL_FOR_MODELSCOPE = _OPTIONAL[-1:]  # its own pipeline reads no file of sentence-transformers
 
 
 def check_complete(folder: ModelFolder, known_absent: Callable[[str], bool] = lambda name: True) -> None:
@@ -44,7 +40,9 @@ def check_complete(folder: ModelFolder, known_absent: Callable[[str], bool] = la
     Raises:
         ModelFilesError: A needed file is missing, or an optional one may be; the message names it.
     """
-    for names in _OPTIONAL:
+    native = folder.source == "modelscope" and not folder.file("modules.json").is_file()
+    native = native and is_modelscope_native(folder)
+    for names in _OPTIONAL_FOR_MODELSCOPE if native else _OPTIONAL:
         if not any(folder.file(name).is_file() for name in names) and not known_absent(names[0]):
             raise ModelFilesError(
                 f"{folder.path / names[0]} is missing, and may be one of the model's files."
@@ -53,12 +51,11 @@ def check_complete(folder: ModelFolder, known_absent: Callable[[str], bool] = la
     if partial:
         raise ModelFilesError(f"{partial[0]} is a download that was not finished.")
     try:
-        description = read_description(folder)
-        weight_files(folder)
+        # Trust is no matter of completeness.
+        description = read_description(folder, trust_remote_code=True, allow_pickle_weights=True)
     except UnsupportedModelError:
         return  # complete as far as can be told; loading it gives the reason for the refusal
+    if description.is_static:
+        return
     if not any(folder.file(name).is_file() for name in _TOKENIZER_FILES):
         raise ModelFilesError(f"{folder.path / 'tokenizer.json'} is missing: the folder has no tokenizer.")
-    for layer in description.layers:
-        if isinstance(layer, Dense | LayerNorm):
-            folder.require(layer.weights)

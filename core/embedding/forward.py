@@ -1,0 +1,221 @@
+"""Token ids to sentence vectors: batches through the engine and the layers after it."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emb_model_provider.core.embedding.batching import batches
+from emb_model_provider.core.embedding.description import ModelDescription
+from emb_model_provider.core.embedding.engine import Engine
+from emb_model_provider.core.embedding.layers import Dense, LayerNorm, Pooling
+from emb_model_provider.core.embedding.pooling import (
+    Array,
+    Floats,
+    Integers,
+    dense,
+    layer_norm,
+    normalize,
+    pool,
+)
+from emb_model_provider.core.embedding.tokenization import Batch, TextTokenizer
+from emb_model_provider.core.embedding.turns import Turns
+from emb_model_provider.core.embedding.weights import read_layer_weights
+from emb_model_provider.core.errors import ConfigError, ModelFilesError
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+
+class Forward:
+    """The model without its texts. Thread-safe: each engine runs one forward pass at a time.
+
+    Attributes:
+        hidden_size: Width of the token vectors.
+        dimension: Width of the sentence vectors.
+        forward_passes: How many forward passes were made so far.
+        computed_tokens: Tokens of all forward passes so far, padding included.
+        needed_tokens: The same without padding.
+    """
+
+    def __init__(
+        self,
+        description: ModelDescription,
+        tokenizer: TextTokenizer,
+        *engines: Engine,
+        truncate_dim: int | None = None,
+    ) -> None:
+        """Puts the parts together.
+
+        Args:
+            description: The model.
+            tokenizer: Its tokenizer.
+            engines: Copies of its transformer, each on a device.
+            truncate_dim: Leading components kept of a vector; None for what the model's files say.
+
+        Raises:
+            ConfigError: The vectors have fewer than `truncate_dim` components.
+            ModelFilesError: The weights of a layer are damaged, or do not fit the layer before it.
+        """
+        self._description = description
+        self._tokenizer = tokenizer
+        self.engines = engines
+        self.hidden_size = engines[0].hidden_size
+        _check_widths(description, self.hidden_size)
+        self._full = description.dimension(self.hidden_size)
+        if truncate_dim is not None and truncate_dim > self._full:
+            raise ConfigError(
+                f"truncate_dim (EMB_PROVIDER_TRUNCATE_DIM) is {truncate_dim}, but the model in "
+                f"{description.folder} has vectors of {self._full} components. Choose {self._full} or less."
+            )
+        self.dimension = min(self._full, truncate_dim or description.truncate_dim or self._full)
+        read = {
+            layer: read_layer_weights(description.folder, layer)
+            for layer in description.layers
+            if isinstance(layer, Dense | LayerNorm)
+        }
+        self._weights = {id(engine): _placed(read, engine) for engine in engines}
+        self._turns = {id(engine): Turns() for engine in engines}
+        self._pid = os.getpid()
+        self.forward_passes = self.computed_tokens = self.needed_tokens = 0
+
+    def vectors(
+        self,
+        encodings: "Sequence[Encoding]",
+        prompt: str,
+        max_batch_size: int,
+        report: Callable[[int], object] = lambda done: None,
+    ) -> Floats:
+        """float32 (len(encodings), dimension); row i belongs to encodings[i].
+
+        Args:
+            encodings: Token ids of each text, as the tokenizer gives them.
+            prompt: The prompt in them, which some models do not pool.
+            max_batch_size: Texts per forward pass at most.
+            report: Told of each batch how many texts are done.
+        """
+        vectors = np.empty((len(encodings), self.dimension), dtype=np.float32)
+        lengths = [len(encoding) for encoding in encodings]
+        budget = max(engine.token_budget for engine in self.engines)
+        todo = batches(lengths, max_batch_size, budget)
+        if len(self.engines) == 1 or len(encodings) == 1:
+            self._work(self.engines[0], todo, encodings, prompt, vectors, report)
+            return vectors
+        shared = _Shared(todo)
+        with ThreadPoolExecutor(len(self.engines), thread_name_prefix="embedding-device") as pool:
+            work = [
+                pool.submit(self._work, engine, shared, encodings, prompt, vectors, report)
+                for engine in self.engines
+            ]
+        for done in work:
+            done.result()
+        return vectors
+
+    def _work(
+        self,
+        engine: Engine,
+        todo: Iterator[Integers],
+        encodings: "Sequence[Encoding]",
+        prompt: str,
+        vectors: Floats,
+        report: Callable[[int], object],
+    ) -> None:
+        """Compute batches until there are no more; what lies on a device is copied once, at the end."""
+        rows: list[Integers] = []
+        parts: list[Array] = []
+        for indices in todo:
+            for part_of, part in self._fitting(engine, indices, encodings, prompt):
+                if isinstance(part, np.ndarray):
+                    vectors[part_of] = part
+                else:
+                    rows.append(part_of)
+                    parts.append(part)
+            report(len(indices))
+        if parts:
+            vectors[np.concatenate(rows)] = engine.to_host(parts)
+
+    def _fitting(
+        self, engine: Engine, indices: Integers, encodings: "Sequence[Encoding]", prompt: str
+    ) -> Iterator[tuple[Integers, Array]]:
+        """One batch; in halves where the device lacks memory, and from then on with half the budget."""
+        batch = self._tokenizer.pad([encodings[i] for i in indices])
+        if batch.ids.size <= engine.token_budget or len(indices) == 1:
+            try:
+                yield indices, self._compute(engine, batch, prompt)
+                return
+            except MemoryError:
+                if len(indices) == 1:
+                    raise
+                engine.token_budget = max(1, min(engine.token_budget, batch.ids.size) // 2)
+        half = len(indices) // 2
+        yield from self._fitting(engine, indices[:half], encodings, prompt)
+        yield from self._fitting(engine, indices[half:], encodings, prompt)
+
+    def _compute(self, engine: Engine, batch: Batch, prompt: str) -> Array:
+        self._check_ids(batch)
+        if self._pid != os.getpid():  # a fork may have copied a turn that is never given back
+            self._turns = {id(engine): Turns() for engine in self.engines}
+            self._pid = os.getpid()
+        with self._turns[id(engine)].turn(urgent=len(batch.ids) == 1):
+            self.forward_passes += 1
+            self.computed_tokens += batch.ids.size
+            self.needed_tokens += int(batch.mask.sum())
+            return self._after_transformer(engine, engine.hidden_states(batch), batch, prompt)
+
+    def _check_ids(self, batch: Batch) -> None:
+        """An id without a vector stops the process on a GPU, and may pass for another one elsewhere."""
+        size = self._description.config.get("vocab_size")
+        if isinstance(size, int) and batch.ids.max() >= size:
+            raise ModelFilesError(
+                f"{self._description.folder}: the tokenizer gives the token id {batch.ids.max()}, but the "
+                f"model has only {size} (config.json: vocab_size). The files are of different models: use a "
+                "complete copy."
+            )
+
+    def _after_transformer(self, engine: Engine, hidden: Array, batch: Batch, prompt: str) -> Array:
+        weights = self._weights[id(engine)]
+        x = hidden
+        for layer in self._description.layers:
+            if isinstance(layer, Pooling):
+                skip = 0 if layer.include_prompt or not prompt else self._tokenizer.prompt_length(prompt)
+                x = pool(x, batch.mask, layer.modes, skip)
+            elif isinstance(layer, Dense):
+                x = dense(x, layer, weights[layer])
+            elif isinstance(layer, LayerNorm):
+                x = layer_norm(x, weights[layer])
+            else:
+                x = normalize(x)
+        if self.dimension < self._full:
+            x = x[:, : self.dimension]
+            x = normalize(x) if self._description.normalized else x
+        return x
+
+
+class _Shared(Iterator[Integers]):
+    """An iterator that several threads take from."""
+
+    def __init__(self, items: Iterator[Integers]) -> None:
+        self._items = items
+        self._turns = Turns()
+
+    def __next__(self) -> Integers:
+        with self._turns.turn(urgent=False):
+            return next(self._items)
+
+
+def _placed(weights: Mapping[Any, Mapping[str, Floats]], engine: Engine) -> dict[Any, dict[str, Array]]:
+    return {layer: {n: engine.on_device(w) for n, w in read.items()} for layer, read in weights.items()}
+
+
+def _check_widths(description: ModelDescription, hidden_size: int) -> None:
+    width = hidden_size * len(description.pooling.modes)
+    for layer in description.layers:
+        needed = {Dense: "in_features", LayerNorm: "dimension"}.get(type(layer))
+        if needed and getattr(layer, needed) != width:
+            raise ModelFilesError(
+                f"{description.folder}: the config.json beside {layer.weights} says {needed} is "  # type: ignore[union-attr]
+                f"{getattr(layer, needed)}, but the layer before gives {width}. Download the model again."
+            )
+        width = layer.out_features if isinstance(layer, Dense) else width

@@ -1,0 +1,249 @@
+"""Token ids to hidden states with OpenVINO on the CPU; the only file that knows it."""
+
+import ctypes
+import functools
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emb_model_provider.core.embedding.engine import BUILDING, Engine, Precision
+from emb_model_provider.core.embedding.pooling import Floats, Integers
+from emb_model_provider.core.embedding.tokenization import Batch
+from emb_model_provider.core.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from emb_model_provider.core.embedding.torch_engine import TorchEngine
+
+_MODEL, _COMPILED = "model.xml", "model.blob"
+
+
+class OpenVinoEngine(Engine):
+    """A converted transformer on the CPU."""
+
+    def __init__(self, compiled: Any, precision: Precision) -> None:
+        self.precision = precision
+        self._compiled = compiled
+        self._inputs = {port.get_any_name() for port in compiled.inputs}
+        self.hidden_size = int(compiled.output(0).partial_shape[2].get_length())
+        self._request: Any = None
+        self._pid = 0  # of the process the request belongs to: a fork may copy one that is at work
+
+    def hidden_states(self, batch: Batch) -> Floats:
+        """See `Engine`."""
+        if self._pid != os.getpid():
+            self._request, self._pid = self._compiled.create_infer_request(), os.getpid()
+        inputs = model_inputs(batch, with_type_ids="token_type_ids" in self._inputs)
+        hidden: Floats = self._request.infer(inputs, share_inputs=True, share_outputs=True)[0]
+        return hidden
+
+    def export(self, folder: Path) -> None:
+        """Write the compiled model beside what `save` wrote there, without its weights.
+
+        It loads in a third of the time that compiling takes, on the same kind of CPU.
+        """
+        blob = self._compiled.export_model()
+        (folder / _COMPILED).write_bytes(blob if isinstance(blob, bytes) else blob.getvalue())
+
+
+def version() -> str:
+    """Version of the installed OpenVINO.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
+    return str(_openvino().__version__).partition("-")[0]
+
+
+def native_precisions() -> frozenset[str]:
+    """The precisions that this CPU computes in by itself, without emulation.
+
+    Raises:
+        MissingDependencyError: OpenVINO is not installed.
+    """
+    found = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return frozenset(name.lower() for name in found) & {"bf16", "fp16", "int8"} | {"fp32"}
+
+
+def model_inputs(batch: Batch, *, with_type_ids: bool) -> dict[str, Integers]:
+    """A batch by the names of a converted model's inputs."""
+    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
+    if with_type_ids:
+        inputs["token_type_ids"] = np.zeros_like(batch.ids) if batch.type_ids is None else batch.type_ids
+    return inputs
+
+
+def convert(engine: "TorchEngine") -> Any:
+    """The transformer of a torch engine as an `openvino.Model`; shares its weights in memory.
+
+    Raises:
+        Exception: OpenVINO cannot trace it; of many types.
+    """
+    import torch
+
+    names = ["input_ids", "attention_mask", *(n for n in ("token_type_ids",) if n in engine.takes)]
+
+    class LastHiddenState(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = engine.model
+
+        def forward(self, *inputs: torch.Tensor) -> Any:
+            return self.model(**dict(zip(names, inputs, strict=True))).last_hidden_state
+
+    # One row is padded: a mask of ones may be dropped while tracing.
+    mask = torch.tensor([[1] * 8, [1] * 5 + [0] * 3])
+    examples = {"input_ids": mask, "attention_mask": mask, "token_type_ids": torch.zeros_like(mask)}
+    with BUILDING, _quiet("transformers"), torch.inference_mode(False):
+        model = _openvino().convert_model(
+            LastHiddenState().eval(), example_input=tuple(examples[name] for name in names)
+        )
+    for port, name in zip(model.inputs, names, strict=True):
+        port.get_tensor().set_names({name})
+        port.get_node().set_partial_shape(_openvino().PartialShape([-1, -1]))
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def quantize(model: Any, samples: Sequence[Batch]) -> Any:
+    """A converted model with int8 matrix products, their ranges set by what the samples make of them.
+
+    Args:
+        model: An `openvino.Model`.
+        samples: Batches of typical texts.
+
+    Raises:
+        MissingDependencyError: NNCF is not installed.
+        Exception: NNCF cannot do it; of many types.
+    """
+    nncf = _nncf()
+    with_type_ids = any(port.get_any_name() == "token_type_ids" for port in model.inputs)
+    inputs = [model_inputs(sample, with_type_ids=with_type_ids) for sample in samples]
+    with BUILDING, _quiet("nncf"):
+        return nncf.quantize(
+            model,
+            nncf.Dataset(inputs),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,  # activations lie on both sides of zero, unevenly
+            subset_size=len(inputs),
+        )
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write a converted model, weights as they are, into `folder`."""
+    _openvino().save_model(model, folder / _MODEL, compress_to_fp16=False)
+
+
+def compile_model(model: Any, *, precision: Precision, threads: int) -> OpenVinoEngine:
+    """Make a converted model ready to run.
+
+    Args:
+        model: An `openvino.Model`, or the folder that `save` wrote.
+        precision: One of `native_precisions`.
+        threads: Threads per forward pass.
+    """
+    options = _options(precision, threads)
+    if isinstance(model, Path):
+        # Not mapped into memory: the folder is about to be renamed, which Windows forbids for mapped files.
+        model, options = model / _MODEL, {**options, "ENABLE_MMAP": False}
+    return OpenVinoEngine(_core().compile_model(model, "CPU", options), precision)
+
+
+def load(folder: Path, *, precision: Precision, threads: int) -> OpenVinoEngine:
+    """Load what `save` and `export` wrote: compiled for this kind of CPU, else compiled again."""
+    options = _options(precision, threads)
+    weights = {"WEIGHTS_PATH": str((folder / _MODEL).with_suffix(".bin"))}
+    try:
+        compiled = _core().import_model((folder / _COMPILED).read_bytes(), "CPU", {**options, **weights})
+    except (OSError, RuntimeError):  # made on another kind of CPU
+        compiled = _core().compile_model(folder / _MODEL, "CPU", options)
+    return OpenVinoEngine(compiled, precision)
+
+
+def _options(precision: Precision, threads: int) -> dict[str, Any]:
+    names = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+    # What int8 leaves alone is computed in bf16, where the CPU has it.
+    names["int8"] = names["bf16" if "bf16" in native_precisions() else "fp32"]
+    return {
+        "INFERENCE_PRECISION_HINT": names[precision],
+        "PERFORMANCE_HINT": "LATENCY",  # one forward pass at a time, on all threads
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,  # the workers of a server would all be pinned to the same cores
+        "CACHE_MODE": "OPTIMIZE_SIZE",  # an export leaves out the weights, which lie in the .bin
+    }
+
+
+@functools.cache
+def _openvino() -> Any:
+    try:
+        return _without_telemetry("openvino")
+    except ImportError as error:
+        raise MissingDependencyError(
+            "The engine openvino is not installed. Install it with "
+            '`pip install "emb-model-provider[openvino]"`, or set engine (EMB_PROVIDER_ENGINE) to torch.'
+        ) from error
+
+
+@functools.cache
+def _nncf() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _without_telemetry("nncf")
+    except ImportError as error:
+        raise MissingDependencyError(
+            'The precision int8 needs NNCF. Install it with `pip install "emb-model-provider[int8]"`, or set '
+            "precision (EMB_PROVIDER_PRECISION) to bf16 or fp32."
+        ) from error
+
+
+def _without_telemetry(name: str) -> Any:
+    """Import a package of OpenVINO's, without what it reports.
+
+    Importing it posts an event to Google Analytics and writes into the home folder, from 2024.2 on,
+    unless `openvino_telemetry` is missing (openvino/tools/ovc/telemetry_utils.py). Nothing of ours may
+    wait for a network or report on users, so it is missing during the import.
+    """
+    hide = {} if name in sys.modules else {"openvino_telemetry": None}
+    before = {hidden: sys.modules[hidden] for hidden in hide if hidden in sys.modules}
+    sys.modules.update(hide)  # type: ignore[arg-type]  # None makes the import fail
+    try:
+        return importlib.import_module(name)
+    finally:
+        for hidden in hide:
+            del sys.modules[hidden]
+        sys.modules.update(before)
+
+
+@functools.cache
+def _core() -> Any:
+    """The process's one Core, never destroyed in a forked child: it would wait there for lost threads."""
+    core = _openvino().Core()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: ctypes.pythonapi.Py_IncRef(ctypes.py_object(core)))
+    return core
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Tracing warns of every branch of the model's code, and quantisation draws bars.
+
+    What comes of them is verified by its vectors. `name` is that of the library's logger.
+    """
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

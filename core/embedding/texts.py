@@ -1,0 +1,32 @@
+"""What can be embedded. Imports nothing, so that the adapters can ask before any model is there."""
+
+from collections.abc import Sequence
+
+from emb_model_provider.core.errors import TextTypeError, TextValueError
+
+
+def check_texts(texts: Sequence[str], first: int = 0) -> None:
+    """Refuse what is not a list of encodable texts, before any work is done.
+
+    Args:
+        texts: The texts.
+        first: Index of the first text, for the message.
+
+    Raises:
+        TextTypeError: A bare string or bytes, not a sequence, or a member that is not a string.
+        TextValueError: A text holds a lone surrogate.
+    """
+    if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
+        raise TextTypeError(
+            f"Expected a list of texts, got {type(texts).__name__}. Wrap a single text in a list."
+        )
+    for index, text in enumerate(texts, start=first):
+        if not isinstance(text, str):
+            raise TextTypeError(f"Text {index} is not a str but {type(text).__name__}.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TextValueError(
+                f"Text {index} has a lone surrogate at position {error.start}, which is not valid Unicode. "
+                "Decode its source with errors='replace'."
+            ) from None

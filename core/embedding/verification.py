@@ -1,0 +1,36 @@
+"""Whether two ways to run a model give the same vectors: asked of every conversion and every other kernel."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from emb_model_provider.core.embedding.description import ModelDescription
+from emb_model_provider.core.embedding.engine import Engine, Precision
+from emb_model_provider.core.embedding.forward import Forward
+from emb_model_provider.core.embedding.pooling import Floats
+from emb_model_provider.core.embedding.tokenization import TextTokenizer
+
+# Short and long, with and without padding, one script and several: the shapes and tokens that a trace of
+# another shape may get wrong. The long one is longer than any sliding window known (512, Gemma 3).
+_PROBE = (
+    "",
+    "Hello world",
+    "The quick brown fox jumps over the lazy dog, twice.",
+    "向量搜索把句子变成数字。 naïve café 🙂",
+    " ".join(f"Sentence number {i} of a long text says something new." for i in range(80)),
+)
+
+# Largest difference of an element, as a share of its row's length. fp32 differs by rounding only; fp16 and
+# bf16 keep 11 and 8 bits; int8 moves vectors, and its quality is measured (benchmarks/NOTES.md).
+TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 2e-2, "int8": 1e-1}
+
+
+def probe(description: ModelDescription, tokenizer: TextTokenizer, engine: Engine) -> Floats:
+    """The vectors that an engine gives some telling texts, in one batch and more."""
+    return Forward(description, tokenizer, engine).vectors(tokenizer.encode(_PROBE), "", 4)
+
+
+def difference(found: Floats, expected: Floats) -> float:
+    """Largest difference of an element, as a share of its row's length; NaN when a vector is not finite."""
+    scale = np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-12)
+    return float((np.abs(found - expected) / scale).max())

@@ -1,0 +1,47 @@
+"""Batches of a call: every text once, the longest first, within the limits."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emb_model_provider.core.embedding.batching import batches
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    lengths=st.lists(st.integers(0, 600), max_size=200),
+    limit=st.integers(1, 70),
+    budget=st.integers(1, 5000),
+)
+def test_every_text_comes_once_the_longest_first_and_no_batch_is_over_a_limit(
+    lengths: list[int], limit: int, budget: int
+) -> None:
+    found = [[int(i) for i in batch] for batch in batches(lengths, limit, budget)]
+    order = [i for batch in found for i in batch]
+    assert sorted(order) == list(range(len(lengths)))
+    assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
+    for batch in found:
+        assert 1 <= len(batch) <= limit
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+@pytest.mark.parametrize(
+    ("lengths", "limit", "expected"),
+    [
+        ([], 8, []),
+        ([7], 8, [[0]]),
+        ([1, 3, 2], 1, [[1], [2], [0]]),
+        ([5, 5, 5, 5, 5], 2, [[0, 1], [2, 3], [4]]),
+        ([0, 0, 0], 2, [[0, 1], [2]]),
+    ],
+)
+def test_texts_of_equal_length_keep_their_order(
+    lengths: list[int], limit: int, expected: list[list[int]]
+) -> None:
+    assert [batch.tolist() for batch in batches(lengths, limit, 4096)] == expected
+
+
+def test_short_texts_fill_a_batch_to_its_limit() -> None:
+    assert [len(batch) for batch in batches([2] * 130, 64, 4096)] == [64, 64, 2]

@@ -1,0 +1,111 @@
+"""Every architecture in OpenVINO against sentence-transformers; and processes that are forked."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from families import FAMILIES, TEXTS, Family, make_model
+from models import load as load_in
+from models import load_oracle
+from sentence_transformers import SentenceTransformer
+
+from emb_model_provider.core.embedding.model import EmbeddingModel
+from emb_model_provider.core.embedding.openvino_engine import OpenVinoEngine
+
+
+def load(folder: Path, **settings: object) -> EmbeddingModel:
+    return load_in(folder, engine="openvino", **settings)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_vectors_are_those_of_sentence_transformers(
+    family: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_model(family, tmp_path / "model")
+    converted = load(folder)
+    assert not [record for record in caplog.records if "Using torch" in record.message]
+    prompt = converted.prompt("document")  # sentence-transformers does not look for "passage"
+    expected = load_oracle(folder).encode(TEXTS, prompt=prompt)
+    tolerance = 1e-5 * max(1, np.linalg.norm(expected, axis=1).max())
+    read_back = load(folder)
+    for model in (converted, read_back):
+        assert isinstance(model._forward.engines[0], OpenVinoEngine)
+        np.testing.assert_allclose(model.embed(TEXTS), expected, rtol=0, atol=tolerance)
+    alone = np.concatenate([read_back.embed([text]) for text in TEXTS])
+    np.testing.assert_allclose(alone, expected, rtol=0, atol=tolerance)
+
+
+def test_real_texts_give_the_oracles_vectors(
+    minilm: Path, oracle: SentenceTransformer, real_texts: list[str]
+) -> None:
+    found = load(minilm).embed(real_texts)
+    assert np.abs(found - oracle.encode(real_texts)).max() <= 1e-5
+
+
+PROGRAM = """
+import os, sys
+from emb_model_provider.core.config import Config
+from emb_model_provider.core.model_manager import ModelManager
+manager = ModelManager(Config(engine="openvino", model_path=sys.argv[1]))
+model = manager.load_model()
+"""
+
+
+def run(program: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM + program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_embeds_and_ends(toy_model: Path) -> None:
+    program = """
+texts = ["one text", "another text that is a little longer"] * 20
+expected = model.embed(texts).tobytes()
+child = os.fork()
+if not child:
+    sys.exit(0 if model.embed(texts).tobytes() == expected else 3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+assert model.embed(texts).tobytes() == expected
+"""
+    assert run(program, str(toy_model)).strip() == "0"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_can_load_a_model_of_its_own(toy_model: Path) -> None:
+    program = """
+expected = model.embed(["a text"]).tobytes()
+child = os.fork()
+if not child:
+    again = ModelManager(Config(engine="openvino", model_path=sys.argv[1], max_batch_size=3)).load_model()
+    assert again is not model
+    sys.exit(0 if again.embed(["a text"]).tobytes() == expected else 3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run(program, str(toy_model)).strip() == "0"
+
+
+def embed_here(folder: str) -> list[float]:
+    vector: list[float] = load(Path(folder)).embed(["a text"])[0].tolist()
+    return vector
+
+
+def test_a_spawned_pool_embeds(toy_model: Path) -> None:
+    expected = load(toy_model).embed(["a text"])[0].tolist()
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.map(embed_here, [str(toy_model)] * 2) == [expected] * 2
+
+
+def test_nothing_reports_on_the_user(toy_model: Path, tmp_path: Path) -> None:
+    program = "model.embed(['a text']); print('openvino_telemetry' in sys.modules, 'openvino' in sys.modules)"
+    assert run(program, str(toy_model)).split() == ["False", "True"]
