@@ -49,7 +49,6 @@ def state() -> dict[str, Any]:
         "path": list(sys.path),
         "alarm": signal.getsignal(signal.SIGALRM),
         "random": random.getstate(),
-        "torch": torch.get_rng_state().tolist(),
         "numpy": np.random.get_state()[1].tolist(),  # type: ignore[index]
         "dtype": torch.get_default_dtype(),
         "verbosity": transformers.logging.get_verbosity(),

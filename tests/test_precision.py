@@ -76,8 +76,22 @@ def test_int8_stays_close_and_is_kept(minilm: Path, monkeypatch: pytest.MonkeyPa
     quantized = load(minilm, **settings).embed(TEXTS)
     assert (quantized * exact).sum(axis=1).min() >= 0.95
     assert np.median((quantized * exact).sum(axis=1)) >= 0.99
+    alone = np.concatenate([load(minilm, **settings).embed([text]) for text in TEXTS[:20]])
+    assert np.abs(alone - quantized[:20]).max() <= 0.02
     monkeypatch.setattr(openvino_engine, "_nncf", None)  # the next start needs neither it nor torch
     assert np.array_equal(load(minilm, **settings).embed(TEXTS), quantized)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [1, 5])
+def test_int8_is_right_for_texts_of_every_length(minilm: Path, rows: int) -> None:
+    exact = load(minilm, on_truncation="ignore")
+    quantized = load(minilm, engine="openvino", precision="int8", on_truncation="ignore")
+    words = " ".join(read_calibration_texts(None)).split()
+    for count in range(1, 64, 2):
+        texts = [" ".join(words[9 * row : 9 * row + count]) for row in range(rows)]
+        cosines = (quantized.embed(texts) * exact.embed(texts)).sum(axis=1)
+        assert cosines.min() >= 0.95, f"{count} words: {cosines}"
 
 
 def test_int8_without_nncf_says_what_to_install(toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

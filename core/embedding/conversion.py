@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2  # of an entry's files
+_FORMAT = 3  # of an entry's files
 _TOKENIZER = "tokenizer.json"
 
 # Tokens of a text that int8's ranges are set by: longer ones hold nothing new, and take minutes.
@@ -66,7 +66,7 @@ def load_converted(
     cache = _entry(description, config, precision)
     if cache.is_there():
         try:
-            return _read(cache.folder, config, precision)
+            return _read(cache.folder, config, precision, description.head_width)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             logger.warning("The converted model in %s cannot be used (%s).", cache.folder, error)
             cache.discard()
@@ -93,10 +93,12 @@ def _entry(description: ModelDescription, config: Config, precision: Precision) 
     return ConvertedCache(folder, f"{identity[:32]}-{precision}-openvino{version}-{_FORMAT}")
 
 
-def _read(folder: Path, config: Config, precision: Precision) -> tuple[TextTokenizer, OpenVinoEngine]:
+def _read(
+    folder: Path, config: Config, precision: Precision, head_width: int | None
+) -> tuple[TextTokenizer, OpenVinoEngine]:
     saved = json.loads((folder / _TOKENIZER).read_text(encoding="utf-8"))
     threads = allowed_threads(config.num_threads)
-    engine = openvino_engine.load(folder, precision=precision, threads=threads)
+    engine = openvino_engine.load(folder, precision=precision, threads=threads, head_width=head_width)
     return TextTokenizer.from_saved(saved, None), engine
 
 
@@ -110,7 +112,9 @@ def _convert(
 ) -> OpenVinoEngine:
     def compiled(source: Any) -> OpenVinoEngine:
         threads = allowed_threads(config.num_threads)
-        engine = openvino_engine.compile_model(source, precision=precision, threads=threads)
+        engine = openvino_engine.compile_model(
+            source, precision=precision, threads=threads, head_width=description.head_width
+        )
         differs = difference(probe(description, tokenizer, engine), expected)
         if not differs <= TOLERANCE[precision]:
             raise ConversionError(

@@ -59,6 +59,16 @@ class ModelDescription:
         return "static" if self.is_static else str(self.config.get("model_type", "unknown"))
 
     @property
+    def head_width(self) -> int | None:
+        """Width of an attention head; None where the config does not say."""
+        config = self.config
+        width = config.get("head_dim") or config.get("d_kv")
+        hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+        if width is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+            width = hidden // heads
+        return width if isinstance(width, int) and width > 0 else None
+
+    @property
     def pooling(self) -> Pooling:
         """The first layer: every model read here has one."""
         layer = self.layers[0]

@@ -27,11 +27,14 @@ class Engine(ABC):
         hidden_size: Width of the token vectors.
         precision: What it computes in.
         token_budget: Tokens per forward pass at most, padding included; halved by a lack of memory.
+        width_step: Batches are padded to a multiple of so many tokens, for an engine that takes time and
+            memory to get used to each new shape.
     """
 
     device = "cpu"
     precision: Precision = "fp32"
     token_budget = CPU_TOKEN_BUDGET
+    width_step = 1
     hidden_size: int
 
     @abstractmethod

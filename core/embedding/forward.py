@@ -99,7 +99,7 @@ class Forward:
         vectors = np.empty((len(encodings), self.dimension), dtype=np.float32)
         lengths = [len(encoding) for encoding in encodings]
         budget = max(engine.token_budget for engine in self.engines)
-        todo = batches(lengths, max_batch_size, budget)
+        todo = batches(lengths, max_batch_size, budget, lambda n: self._padded(self.engines[0], n))
         if len(self.engines) == 1 or len(encodings) == 1:
             self._work(self.engines[0], todo, encodings, prompt, vectors, report)
             return vectors
@@ -140,7 +140,8 @@ class Forward:
         self, engine: Engine, indices: Integers, encodings: "Sequence[Encoding]", prompt: str
     ) -> Iterator[tuple[Integers, Array]]:
         """One batch; in halves where the device lacks memory, and from then on with half the budget."""
-        batch = self._tokenizer.pad([encodings[i] for i in indices])
+        chosen = [encodings[i] for i in indices]
+        batch = self._tokenizer.pad(chosen, self._padded(engine, max(map(len, chosen))))
         if batch.ids.size <= engine.token_budget or len(indices) == 1:
             try:
                 yield indices, self._compute(engine, batch, prompt)
@@ -152,6 +153,13 @@ class Forward:
         half = len(indices) // 2
         yield from self._fitting(engine, indices[:half], encodings, prompt)
         yield from self._fitting(engine, indices[half:], encodings, prompt)
+
+    def _padded(self, engine: Engine, length: int) -> int:
+        """A multiple of the engine's step, but no more tokens than the model takes."""
+        length = max(1, length)
+        width = -(-length // engine.width_step) * engine.width_step
+        limit = self._tokenizer.max_length
+        return width if limit is None else max(length, min(width, limit))
 
     def _compute(self, engine: Engine, batch: Batch, prompt: str) -> Array:
         self._check_ids(batch)

@@ -7,14 +7,14 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emb_model_provider.core.embedding.engine import BUILDING, Engine, Precision
+from emb_model_provider.core.embedding.engine import BUILDING, CPU_TOKEN_BUDGET, Engine, Precision
 from emb_model_provider.core.embedding.pooling import Floats, Integers
 from emb_model_provider.core.embedding.tokenization import Batch
 from emb_model_provider.core.errors import MissingDependencyError
@@ -24,12 +24,20 @@ if TYPE_CHECKING:
 
 _MODEL, _COMPILED = "model.xml", "model.blob"
 
+# Where another number than the usual one was measured to be faster; benchmarks/NOTES.md has the figures.
+_TOKEN_BUDGET: Mapping[Precision, int] = {"fp32": 1024}
+_WIDTH_STEP: Mapping[Precision, int] = {"bf16": 16, "fp16": 16, "int8": 32}
+
 
 class OpenVinoEngine(Engine):
     """A converted transformer on the CPU."""
 
-    def __init__(self, compiled: Any, precision: Precision) -> None:
+    def __init__(self, compiled: Any, precision: Precision, head_width: int | None = None) -> None:
+        """`head_width`: width of an attention head; int8 keeps off batches of just so many tokens."""
         self.precision = precision
+        self._kept_off = head_width if precision == "int8" else None
+        self.token_budget = _TOKEN_BUDGET.get(precision, CPU_TOKEN_BUDGET)
+        self.width_step = _WIDTH_STEP.get(precision, 1)
         self._compiled = compiled
         self._inputs = {port.get_any_name() for port in compiled.inputs}
         self.hidden_size = int(compiled.output(0).partial_shape[2].get_length())
@@ -40,9 +48,12 @@ class OpenVinoEngine(Engine):
         """See `Engine`."""
         if self._pid != os.getpid():
             self._request, self._pid = self._compiled.create_infer_request(), os.getpid()
+        tokens = batch.ids.shape[1]
+        if tokens == self._kept_off:
+            batch = batch.padded(tokens + 1)
         inputs = model_inputs(batch, with_type_ids="token_type_ids" in self._inputs)
         hidden: Floats = self._request.infer(inputs, share_inputs=True, share_outputs=True)[0]
-        return hidden
+        return hidden[:, :tokens]
 
     def export(self, folder: Path) -> None:
         """Write the compiled model beside what `save` wrote there, without its weights.
@@ -60,6 +71,34 @@ def version() -> str:
         MissingDependencyError: It is not installed.
     """
     return str(_openvino().__version__).partition("-")[0]
+
+
+@contextmanager
+def _traceable(model: Any) -> Iterator[None]:
+    """Masks that can be traced, while a model is: what comes of it is verified by its vectors.
+
+    Eager attention adds a large negative number to what is masked, so that a padding token that may see no
+    other one (in a sliding window) does not become NaN. A mask function made for single indices takes arrays
+    of them as well, and needs no torch.vmap, which cannot be traced (transformers' masking_utils.py).
+    """
+    from transformers import masking_utils
+
+    def broadcast(mask_function: Any) -> Any:
+        return lambda *indices: mask_function(*masking_utils._non_vmap_expansion_sdpa(*indices))
+
+    replaced = {"_vmap_expansion_sdpa": broadcast, "TransformGetItemToIndex": nullcontext}
+    known = all(hasattr(masking_utils, name) for name in (*replaced, "_non_vmap_expansion_sdpa"))
+    before = {name: getattr(masking_utils, name) for name in replaced if known}
+    attention = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        for name in before:
+            setattr(masking_utils, name, replaced[name])
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(masking_utils, name, value)
+        model.set_attn_implementation(attention)
 
 
 def native_precisions() -> frozenset[str]:
@@ -101,7 +140,7 @@ def convert(engine: "TorchEngine") -> Any:
     # One row is padded: a mask of ones may be dropped while tracing.
     mask = torch.tensor([[1] * 8, [1] * 5 + [0] * 3])
     examples = {"input_ids": mask, "attention_mask": mask, "token_type_ids": torch.zeros_like(mask)}
-    with BUILDING, _quiet("transformers"), torch.inference_mode(False):
+    with BUILDING, _quiet("transformers"), _traceable(engine.model), torch.inference_mode(False):
         model = _openvino().convert_model(
             LastHiddenState().eval(), example_input=tuple(examples[name] for name in names)
         )
@@ -141,22 +180,27 @@ def save(model: Any, folder: Path) -> None:
     _openvino().save_model(model, folder / _MODEL, compress_to_fp16=False)
 
 
-def compile_model(model: Any, *, precision: Precision, threads: int) -> OpenVinoEngine:
+def compile_model(
+    model: Any, *, precision: Precision, threads: int, head_width: int | None = None
+) -> OpenVinoEngine:
     """Make a converted model ready to run.
 
     Args:
         model: An `openvino.Model`, or the folder that `save` wrote.
         precision: One of `native_precisions`.
         threads: Threads per forward pass.
+        head_width: Width of an attention head, where it is known.
     """
     options = _options(precision, threads)
     if isinstance(model, Path):
         # Not mapped into memory: the folder is about to be renamed, which Windows forbids for mapped files.
         model, options = model / _MODEL, {**options, "ENABLE_MMAP": False}
-    return OpenVinoEngine(_core().compile_model(model, "CPU", options), precision)
+    return OpenVinoEngine(_core().compile_model(model, "CPU", options), precision, head_width)
 
 
-def load(folder: Path, *, precision: Precision, threads: int) -> OpenVinoEngine:
+def load(
+    folder: Path, *, precision: Precision, threads: int, head_width: int | None = None
+) -> OpenVinoEngine:
     """Load what `save` and `export` wrote: compiled for this kind of CPU, else compiled again."""
     options = _options(precision, threads)
     weights = {"WEIGHTS_PATH": str((folder / _MODEL).with_suffix(".bin"))}
@@ -164,7 +208,7 @@ def load(folder: Path, *, precision: Precision, threads: int) -> OpenVinoEngine:
         compiled = _core().import_model((folder / _COMPILED).read_bytes(), "CPU", {**options, **weights})
     except (OSError, RuntimeError):  # made on another kind of CPU
         compiled = _core().compile_model(folder / _MODEL, "CPU", options)
-    return OpenVinoEngine(compiled, precision)
+    return OpenVinoEngine(compiled, precision, head_width)
 
 
 def _options(precision: Precision, threads: int) -> dict[str, Any]:
@@ -236,10 +280,11 @@ def _core() -> Any:
 def _quiet(name: str) -> Iterator[None]:
     """Tracing warns of every branch of the model's code, and quantisation draws bars.
 
-    What comes of them is verified by its vectors. `name` is that of the library's logger.
+    What comes of them is verified by its vectors. `name` is that of the library's logger. OpenVINO sets the
+    root logger's level meanwhile, and leaves it so when the conversion fails.
     """
-    logger = logging.getLogger(name)
-    before = logger.level
+    logger, root = logging.getLogger(name), logging.getLogger()
+    before, root_before = logger.level, root.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -247,3 +292,4 @@ def _quiet(name: str) -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
+        root.setLevel(root_before)

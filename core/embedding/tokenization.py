@@ -27,6 +27,12 @@ class Batch:
     mask: Integers
     type_ids: Integers | None
 
+    def padded(self, width: int) -> "Batch":
+        """The same with more padding, up to `width` tokens."""
+        more = ((0, 0), (0, width - self.ids.shape[1]))
+        type_ids = None if self.type_ids is None else np.pad(self.type_ids, more)
+        return Batch(np.pad(self.ids, more, mode="edge"), np.pad(self.mask, more), type_ids)
+
 
 class TextTokenizer:
     """A private `tokenizers.Tokenizer` that truncates at `max_length` and does not pad.
@@ -101,10 +107,11 @@ class TextTokenizer:
 
     def encode(self, texts: Sequence[str]) -> "list[Encoding]":
         """Token ids of each text, special tokens included, cut to `max_length`."""
+        special = self._options["special_tokens"]
         try:
-            return self._tokenizer.encode_batch_fast(
-                list(texts), add_special_tokens=self._options["special_tokens"]
-            )
+            if len(texts) == 1:  # without waking the library's threads, which then get in the engine's way
+                return [self._tokenizer.encode(texts[0], add_special_tokens=special)]
+            return self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
         except Exception as error:  # the tokenizers library raises bare Exception
             raise ModelFilesError(
                 f"The model's tokenizer cannot read the texts ({error}): tokenizer.json is damaged. Download "
@@ -122,14 +129,14 @@ class TextTokenizer:
         (encoding,) = self.encode([prompt])
         return len(encoding) - (encoding.special_tokens_mask[-1] if encoding.ids else 0)
 
-    def pad(self, encodings: "Sequence[Encoding]") -> Batch:
-        """One batch of encodings, padded to its longest.
+    def pad(self, encodings: "Sequence[Encoding]", width: int = 1) -> Batch:
+        """One batch of encodings, padded to its longest, or to `width` where that is more.
 
         On the right, also where the tokenizer says left: a model masks padding wherever it is, but one that
         counts positions from the first column must find the text there.
         """
         rows = [encoding.ids for encoding in encodings]
-        width = max(1, max(len(row) for row in rows))
+        width = max(width, *(len(row) for row in rows))
         ids = np.full((len(rows), width), self._options["pad_id"], dtype=np.int64)
         mask = np.zeros((len(rows), width), dtype=np.int64)
         type_ids = np.zeros((len(rows), width), dtype=np.int64)

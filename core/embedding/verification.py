@@ -20,14 +20,26 @@ _PROBE = (
     " ".join(f"Sentence number {i} of a long text says something new." for i in range(80)),
 )
 
+_SHORTEST = 8  # tokens that leave room for text among the special ones
+
 # Largest difference of an element, as a share of its row's length. fp32 differs by rounding only; fp16 and
 # bf16 keep 11 and 8 bits; int8 moves vectors, and its quality is measured (benchmarks/NOTES.md).
 TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 2e-2, "int8": 1e-1}
 
 
 def probe(description: ModelDescription, tokenizer: TextTokenizer, engine: Engine) -> Floats:
-    """The vectors that an engine gives some telling texts, in one batch and more."""
-    return Forward(description, tokenizer, engine).vectors(tokenizer.encode(_PROBE), "", 4)
+    """The vectors that an engine gives some telling texts, in one batch and more.
+
+    The long one comes in a second length, too: as many tokens as a head is wide, where a matrix may be taken
+    for its transpose.
+    """
+    forward = Forward(description, tokenizer, engine)
+    vectors = forward.vectors(tokenizer.encode(_PROBE), "", 4)
+    width = description.head_width
+    if width is None or width < _SHORTEST:
+        return vectors
+    square = TextTokenizer.from_saved(tokenizer.saved(), width).encode(_PROBE[-1:])
+    return np.concatenate([vectors, forward.vectors(square, "", 1)])
 
 
 def difference(found: Floats, expected: Floats) -> float:
