@@ -228,7 +228,9 @@ class TestLoader:
         assert model_manager.HuggingFaceModelLoader is HuggingFaceModelLoader
 
 
-def test_nothing_is_printed(toy_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    logging.getLogger("emb_model_provider").setLevel(logging.ERROR)
+def test_nothing_is_printed(
+    toy_model: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, logger="emb_model_provider")
     manager_of(toy_model).generate_embeddings(["text"] * 3)
     assert capfd.readouterr() == ("", "")

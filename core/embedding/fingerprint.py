@@ -8,24 +8,12 @@ from typing import Any
 from emb_model_provider.core.embedding.description import ModelDescription
 from emb_model_provider.core.embedding.file_hashes import FileHashes
 from emb_model_provider.core.embedding.prompts import Prompts
+from emb_model_provider.core.embedding.tokenizer_check import TOKENIZER_FILES
 
 _VERSION = 1  # of the recipe below
 
 # What transformers reads of a model besides its weights.
-_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "spm.model",
-    "tokenizer.model",
-)
+_FILES = ("config.json", "tokenizer_config.json", *TOKENIZER_FILES)
 
 
 def fingerprint(

@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +165,8 @@ def quantize(model: Any, samples: Sequence[Batch]) -> Any:
     nncf = _nncf()
     with_type_ids = any(port.get_any_name() == "token_type_ids" for port in model.inputs)
     inputs = [model_inputs(sample, with_type_ids=with_type_ids) for sample in samples]
-    with BUILDING, _quiet("nncf"):
+    # Its progress bars belong on stderr, where they do not mix with a program's output.
+    with BUILDING, _quiet("nncf"), redirect_stdout(sys.stderr):
         return nncf.quantize(
             model,
             nncf.Dataset(inputs),
@@ -280,11 +281,12 @@ def _core() -> Any:
 def _quiet(name: str) -> Iterator[None]:
     """Tracing warns of every branch of the model's code, and quantisation draws bars.
 
-    What comes of them is verified by its vectors. `name` is that of the library's logger. OpenVINO sets the
-    root logger's level meanwhile, and leaves it so when the conversion fails.
+    What comes of them is verified by its vectors. `name` is that of the library's logger. OpenVINO changes the
+    root logger meanwhile, and leaves it so when the conversion fails.
     """
     logger, root = logging.getLogger(name), logging.getLogger()
-    before, root_before = logger.level, root.level
+    before = logger.level
+    level, filters, handlers = root.level, list(root.filters), list(root.handlers)
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -292,4 +294,5 @@ def _quiet(name: str) -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
-        root.setLevel(root_before)
+        root.setLevel(level)
+        root.filters[:], root.handlers[:] = filters, handlers

@@ -8,7 +8,8 @@ from typing import Any
 from emb_model_provider.core.embedding.folder import MAX_TOKENIZER_BYTES, ModelFolder, join
 from emb_model_provider.core.errors import ModelFilesError, UnsupportedModelError
 
-_FILES = (
+# What a tokenizer is made of, besides its settings.
+TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
     "vocab.json",
@@ -21,7 +22,6 @@ _FILES = (
     "tekken.json",
     "added_tokens.json",
     "special_tokens_map.json",
-    "chat_template.jinja",
 )
 
 # Growth of a text through all normalizers. Unicode's own at most: NFKC makes 18 characters of U+FDFA
@@ -39,7 +39,7 @@ def check_tokenizer_sizes(folder: ModelFolder, path: str = "") -> None:
     Raises:
         ModelFilesError: A file is too large, or a link out of the folder.
     """
-    for name in _FILES:
+    for name in (*TOKENIZER_FILES, "chat_template.jinja"):
         folder.check_size(join(path, name), MAX_TOKENIZER_BYTES)
 
 
