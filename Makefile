@@ -66,7 +66,7 @@ $(WHEEL)/installed: pyproject.toml constraints.txt
 # Other libraries are measured in an environment of their own: they must not be there when the tests run, and
 # some of them need older versions than the tests have (benchmarks/constraints.txt).
 bench: $(BENCH)/installed
-	$(BENCH)/bin/python benchmarks/speed.py
+	$(BENCH)/bin/python benchmarks/speed.py --out benchmarks/results
 
 $(BENCH)/installed: pyproject.toml constraints.txt benchmarks/constraints.txt
 	@echo "Installing into $(BENCH)/ (once; a few minutes on a new machine) ..."

@@ -281,8 +281,8 @@ def _core() -> Any:
 def _quiet(name: str) -> Iterator[None]:
     """Tracing warns of every branch of the model's code, and quantisation draws bars.
 
-    What comes of them is verified by its vectors. `name` is that of the library's logger. OpenVINO changes the
-    root logger meanwhile, and leaves it so when the conversion fails.
+    What comes of them is verified by its vectors. `name` is that of the library's logger. OpenVINO changes
+    the root logger meanwhile, and leaves it so when a conversion fails.
     """
     logger, root = logging.getLogger(name), logging.getLogger()
     before = logger.level
