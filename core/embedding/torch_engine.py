@@ -56,7 +56,7 @@ class TorchEngine(Engine):
 
         padded = not batch.mask.all()
         packed = padded and self.packs
-        inputs = pack(batch, first_position(self.model)) if packed else {"input_ids": batch.ids}
+        inputs = pack(batch, self._first_position) if packed else {"input_ids": batch.ids}
         if padded and not packed:
             inputs["attention_mask"] = batch.mask
         if batch.type_ids is not None:
@@ -112,6 +112,10 @@ class TorchEngine(Engine):
             logger.info("Texts are padded, not packed: %s.", reason)
             self.packs = False
             self.model.set_attn_implementation(before)
+
+    @functools.cached_property
+    def _first_position(self) -> int:
+        return first_position(self.model)
 
     @property
     def _pins(self) -> bool:
