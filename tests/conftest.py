@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
+import shutil
 import sysconfig
 import tempfile
 import threading
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from both_hubs import ID, Side
-from families import make_bert
+from families import DenseSpec, make_bert
 from hubs import HuggingFaceHub, ModelScopeHub
 
 from emb_model_provider.core.embedding.model import EmbeddingModel
@@ -247,3 +248,23 @@ def toy(toy_model: Path) -> EmbeddingModel:
     from models import load
 
     return load(toy_model)
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT with a Dense layer."""
+    return make_bert(tmp_path_factory.mktemp("good") / "model", dense=(DenseSpec(24),))
+
+
+@pytest.fixture
+def marker(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """What a payload would create; checks after every test that none ran."""
+    from hostile import watch
+
+    yield from watch(tmp_path / "owned", monkeypatch)
+
+
+@pytest.fixture
+def folder(good: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be spoilt."""
+    return Path(shutil.copytree(good, tmp_path / "model"))

@@ -8,13 +8,12 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from families import DenseSpec, make_bert
 from hostile import (
     TEXTS,
     Payload,
@@ -22,7 +21,6 @@ from hostile import (
     refused,
     same_as_oracle,
     set_key,
-    watch,
 )
 from models import edit_json, load, load_oracle
 
@@ -41,22 +39,7 @@ if TYPE_CHECKING:
     from conftest import HfCache
 
 
-@pytest.fixture(scope="session")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT with a Dense layer."""
-    return make_bert(tmp_path_factory.mktemp("good") / "model", dense=(DenseSpec(24),))
-
-
-@pytest.fixture(autouse=True)
-def marker(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """What a payload would create; checks after every test that none ran."""
-    yield from watch(tmp_path / "owned", monkeypatch)
-
-
-@pytest.fixture
-def folder(good: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be spoilt."""
-    return Path(shutil.copytree(good, tmp_path / "model"))
+pytestmark = pytest.mark.usefixtures("marker")
 
 
 def test_the_payloads_are_live(tmp_path: Path) -> None:

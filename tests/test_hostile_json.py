@@ -5,37 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from families import DenseSpec, make_bert
-from hostile import TEXTS, refused, watch
+from hostile import TEXTS, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import load, load_oracle
 
 from emb_model_provider.core.errors import EmbeddingProviderError, ModelFilesError
 
-
-@pytest.fixture(scope="session")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT with a Dense layer."""
-    return make_bert(tmp_path_factory.mktemp("good") / "model", dense=(DenseSpec(24),))
-
-
-@pytest.fixture(autouse=True)
-def marker(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """What a payload would create; checks after every test that none ran."""
-    yield from watch(tmp_path / "owned", monkeypatch)
-
-
-@pytest.fixture
-def folder(good: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be spoilt."""
-    return Path(shutil.copytree(good, tmp_path / "model"))
+pytestmark = pytest.mark.usefixtures("marker")
 
 
 CONFIGS = [

@@ -12,29 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from families import DenseSpec, make_bert, make_static
-from hostile import TEXTS, announce, edit_tensors, refused, set_key, watch
+from families import make_static
+from hostile import TEXTS, announce, edit_tensors, refused, set_key
 from models import edit_json, load
 
 from emb_model_provider.core.errors import ModelFilesError, UnsupportedModelError
 
-
-@pytest.fixture(scope="session")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT with a Dense layer."""
-    return make_bert(tmp_path_factory.mktemp("good") / "model", dense=(DenseSpec(24),))
-
-
-@pytest.fixture(autouse=True)
-def marker(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """What a payload would create; checks after every test that none ran."""
-    yield from watch(tmp_path / "owned", monkeypatch)
-
-
-@pytest.fixture
-def folder(good: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be spoilt."""
-    return Path(shutil.copytree(good, tmp_path / "model"))
+pytestmark = pytest.mark.usefixtures("marker")
 
 
 def last(header: dict[str, Any]) -> dict[str, Any]:
