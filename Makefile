@@ -53,7 +53,7 @@ wheel: $(VENV)/installed
 	$(MAKE) --no-print-directory $(WHEEL)/installed
 	$(WHEEL)/bin/python $(PIP) --force-reinstall --no-deps dist/*.whl
 	$(WHEEL)/bin/python -m pip --disable-pip-version-check check
-	$(WHEEL)/bin/python -m pytest -m "not slow"
+	$(WHEEL)/bin/pytest -m "not slow"  # python -m pytest would find the adapters in the current folder
 
 $(WHEEL)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(WHEEL)/ (once; a few minutes on a new machine) ..."
