@@ -38,6 +38,12 @@ def load(folder: Path, **settings: Any) -> EmbeddingModel:
     return load_embedding_model(ModelFolder(folder, "path"), config)
 
 
+def embed_in_openvino(folder: str) -> list[float]:
+    """The vector of a text; here, where a spawned process can import it from."""
+    vector: list[float] = load(Path(folder), engine="openvino").embed(["a text"])[0].tolist()
+    return vector
+
+
 def load_oracle(folder: Path) -> SentenceTransformer:
     """The reference, computing in float32 as we do."""
     from sentence_transformers import SentenceTransformer

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from families import FAMILIES, TEXTS, Family, make_model
+from models import embed_in_openvino, load_oracle
 from models import load as load_in
-from models import load_oracle
 from sentence_transformers import SentenceTransformer
 
 from emb_model_provider.core.embedding.model import EmbeddingModel
@@ -93,15 +93,10 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert run(program, str(toy_model)).strip() == "0"
 
 
-def embed_here(folder: str) -> list[float]:
-    vector: list[float] = load(Path(folder)).embed(["a text"])[0].tolist()
-    return vector
-
-
 def test_a_spawned_pool_embeds(toy_model: Path) -> None:
     expected = load(toy_model).embed(["a text"])[0].tolist()
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        assert pool.map(embed_here, [str(toy_model)] * 2) == [expected] * 2
+        assert pool.map(embed_in_openvino, [str(toy_model)] * 2) == [expected] * 2
 
 
 def test_nothing_reports_on_the_user(toy_model: Path, tmp_path: Path) -> None:
