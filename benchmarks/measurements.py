@@ -1,10 +1,11 @@
-"""What one process measures of one system; it prints one line of JSON."""
+"""What one process measures of one system; it prints one line of JSON.
+
+Imports little: a measured start is to be the system's, not the benchmark's.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -77,6 +78,8 @@ def bulk(system: System, task: Task) -> dict[str, Any]:
 
 def query(system: System, task: Task) -> dict[str, Any]:
     """One query after the other: milliseconds each."""
+    import statistics
+
     embedder = task.open(system)
     for text in task.queries[:10]:
         embedder.query(text)
@@ -90,14 +93,22 @@ def query(system: System, task: Task) -> dict[str, Any]:
 
 def concurrent(system: System, task: Task) -> dict[str, Any]:
     """CONCURRENT queries at once in one event loop: seconds, and how long the loop stood still meanwhile."""
+    import asyncio
+
     embedder = task.open(system)
     aquery = embedder.aquery
     assert aquery is not None
 
+    async def beat(delays: list[float]) -> None:
+        while True:
+            start = time.perf_counter()
+            await asyncio.sleep(HEARTBEAT)
+            delays.append(time.perf_counter() - start - HEARTBEAT)
+
     async def run() -> tuple[float, float]:
         await aquery(FIRST_TEXT)
         delays: list[float] = []
-        beating = asyncio.create_task(_beat(delays))
+        beating = asyncio.create_task(beat(delays))
         await asyncio.sleep(0.05)
         delays.clear()
         start = time.perf_counter()
@@ -109,13 +120,6 @@ def concurrent(system: System, task: Task) -> dict[str, Any]:
 
     seconds, stall = asyncio.run(run())
     return {"seconds": seconds, "stall_ms": stall * 1e3}
-
-
-async def _beat(delays: list[float]) -> None:
-    while True:
-        start = time.perf_counter()
-        await asyncio.sleep(HEARTBEAT)
-        delays.append(time.perf_counter() - start - HEARTBEAT)
 
 
 def import_time(system: System, _: Task) -> dict[str, Any]:
@@ -202,3 +206,7 @@ def work(system: str, measurement: str, task_file: str, started: str) -> None:
     measure = {**MEASUREMENTS, **PREPARATIONS}[measurement]
     values = measure(SYSTEMS[system], Task(**task, started=float(started)))
     print(json.dumps({**values, "imports_torch": "torch" in sys.modules}))
+
+
+if __name__ == "__main__":
+    work(*sys.argv[1:])

@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from measurements import CONCURRENT, MEASUREMENTS, applies, work
+from measurements import CONCURRENT, MEASUREMENTS, applies
 from systems import BASELINE, SYSTEMS
 
 HERE = Path(__file__).resolve().parent
@@ -68,7 +68,7 @@ class Run:
         """
         with tempfile.TemporaryDirectory(dir=CACHE) as empty:
             ours = empty if measurement == "cold" else str(CACHE / "ours")
-            command = [sys.executable, str(HERE / "speed.py"), "--worker", system, measurement]
+            command = [sys.executable, str(HERE / "measurements.py"), system, measurement]
             try:
                 done = subprocess.run(
                     [*command, str(self.task_file), repr(time.time())],
@@ -197,9 +197,6 @@ def _options() -> argparse.Namespace:
 
 def main() -> None:
     """Measure, then write speed.json, speed.md and speed.png."""
-    if sys.argv[1:2] == ["--worker"]:
-        work(*sys.argv[2:])
-        return
     options = _options()
     results = run(options)
     from plot import draw

@@ -4,9 +4,11 @@ The next start reads the compiled model and the finished tokenizer, and imports 
 transformers.
 """
 
+import functools
 import json
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,10 +98,14 @@ def _entry(description: ModelDescription, config: Config, precision: Precision) 
 def _read(
     folder: Path, config: Config, precision: Precision, head_width: int | None
 ) -> tuple[TextTokenizer, OpenVinoEngine]:
-    saved = json.loads((folder / _TOKENIZER).read_text(encoding="utf-8"))
     threads = allowed_threads(config.num_threads)
-    engine = openvino_engine.load(folder, precision=precision, threads=threads, head_width=head_width)
-    return TextTokenizer.from_saved(saved, None), engine
+    load = functools.partial(
+        openvino_engine.load, precision=precision, threads=threads, head_width=head_width
+    )
+    with ThreadPoolExecutor(1, thread_name_prefix="embedding-load") as other:  # needs no lock of Python's
+        engine = other.submit(load, folder)
+        saved = json.loads((folder / _TOKENIZER).read_text(encoding="utf-8"))
+        return TextTokenizer.from_saved(saved, None), engine.result()
 
 
 def _convert(

@@ -8,7 +8,6 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from emb_model_provider.core.embedding.description import ModelDescription
 from emb_model_provider.core.embedding.description import Role as Role
@@ -264,6 +263,8 @@ class EmbeddingModel:
 
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[int], object]]:
+    from tqdm import tqdm  # not needed for the first vector
+
     with tqdm(total=total, unit="text", desc="Embedding") as bar:
         yield bar.update
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emb_model_provider.core.embedding.engine import BUILDING, CPU_TOKEN_BUDGET, Engine, Precision
+from emb_model_provider.core.embedding.mapped_files import release
 from emb_model_provider.core.embedding.pooling import Floats, Integers
 from emb_model_provider.core.embedding.tokenization import Batch
 from emb_model_provider.core.errors import MissingDependencyError
@@ -38,11 +39,13 @@ class OpenVinoEngine(Engine):
         self._kept_off = head_width if precision == "int8" else None
         self.token_budget = _TOKEN_BUDGET.get(precision, CPU_TOKEN_BUDGET)
         self.width_step = _WIDTH_STEP.get(precision, 1)
+        # The request before its model: attributes go in this order, and a model must not end inside a part
+        # of itself that is just going.
+        self._request: Any = None
+        self._pid = 0  # of the process the request belongs to: a fork may copy one that is at work
         self._compiled = compiled
         self._inputs = {port.get_any_name() for port in compiled.inputs}
         self.hidden_size = int(compiled.output(0).partial_shape[2].get_length())
-        self._request: Any = None
-        self._pid = 0  # of the process the request belongs to: a fork may copy one that is at work
 
     def hidden_states(self, batch: Batch) -> Floats:
         """See `Engine`."""
@@ -203,12 +206,13 @@ def load(
     folder: Path, *, precision: Precision, threads: int, head_width: int | None = None
 ) -> OpenVinoEngine:
     """Load what `save` and `export` wrote: compiled for this kind of CPU, else compiled again."""
-    options = _options(precision, threads)
-    weights = {"WEIGHTS_PATH": str((folder / _MODEL).with_suffix(".bin"))}
+    options, weights = _options(precision, threads), (folder / _MODEL).with_suffix(".bin")
     try:
-        compiled = _core().import_model((folder / _COMPILED).read_bytes(), "CPU", {**options, **weights})
+        blob = (folder / _COMPILED).read_bytes()
+        compiled = _core().import_model(blob, "CPU", {**options, "WEIGHTS_PATH": str(weights)})
     except (OSError, RuntimeError):  # made on another kind of CPU
         compiled = _core().compile_model(folder / _MODEL, "CPU", options)
+    release(weights)  # most of them were copied into the order that the CPU likes
     return OpenVinoEngine(compiled, precision, head_width)
 
 
