@@ -101,6 +101,7 @@ FIGURES = (
         goals={"llamaindex": 5.4 / 0.1},
         limits={"langchain": 0.1},
     ),
+    Figure("import", "framework_s", "Import of the framework alone, in every start, s", 2, against_peer=True),
 )
 
 # What a precision may cost: the largest difference of a component, or the smallest cosine of a row.
