@@ -14,11 +14,12 @@ from emb_model_provider.core.embedding.batching import batches
     lengths=st.lists(st.integers(0, 600), max_size=200),
     limit=st.integers(1, 70),
     budget=st.integers(1, 5000),
+    cost=st.integers(0, 300),
 )
 def test_every_text_comes_once_the_longest_first_and_no_batch_is_over_a_limit(
-    lengths: list[int], limit: int, budget: int
+    lengths: list[int], limit: int, budget: int, cost: int
 ) -> None:
-    found = [[int(i) for i in batch] for batch in batches(lengths, limit, budget)]
+    found = [[int(i) for i in batch] for batch in batches(lengths, limit, budget, start_cost=cost)]
     order = [i for batch in found for i in batch]
     assert sorted(order) == list(range(len(lengths)))
     assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
@@ -45,3 +46,24 @@ def test_texts_of_equal_length_keep_their_order(
 
 def test_short_texts_fill_a_batch_to_its_limit() -> None:
     assert [len(batch) for batch in batches([2] * 130, 64, 4096)] == [64, 64, 2]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "start_cost", "expected"),
+    [
+        ([74, 14, 14, 14, 14], 64, [1, 4]),  # one long text would pad four short ones by 60 tokens each
+        ([74, 14, 14, 14, 14], 240, [5]),
+        ([20, 20, 19, 18], 64, [4]),
+        ([90, 60, 60, 5, 5], 30, [1, 2, 2]),
+    ],
+)
+def test_a_batch_ends_where_another_costs_less_than_its_padding(
+    lengths: list[int], start_cost: int, expected: list[int]
+) -> None:
+    found = batches(lengths, 64, 4096, start_cost=start_cost)
+    assert [len(batch) for batch in found] == expected
+
+
+def test_what_is_padded_to_the_same_width_stays_together() -> None:
+    found = batches([31, 30, 3, 2], 64, 4096, padded=lambda length: 32, start_cost=1)
+    assert [len(batch) for batch in found] == [4]

@@ -15,8 +15,9 @@ Precision = Literal["fp32", "bf16", "fp16", "int8"]
 # too, with "Cannot copy out of meta tensor" (huggingface/transformers#41782).
 BUILDING = threading.Lock()
 
-# Tokens per forward pass on a CPU; benchmarks/NOTES.md has the measurements.
+# For forward passes on a CPU; benchmarks/NOTES.md has the measurements.
 CPU_TOKEN_BUDGET = 2048
+CPU_START_COST = 64
 
 
 class Engine(ABC):
@@ -29,12 +30,14 @@ class Engine(ABC):
         token_budget: Tokens per forward pass at most, padding included; halved by a lack of memory.
         width_step: Batches are padded to a multiple of so many tokens, for an engine that takes time and
             memory to get used to each new shape.
+        start_cost: Tokens that it computes in the time that a forward pass takes to start.
     """
 
     device = "cpu"
     precision: Precision = "fp32"
     token_budget = CPU_TOKEN_BUDGET
     width_step = 1
+    start_cost = CPU_START_COST
     hidden_size: int
 
     @abstractmethod

@@ -99,9 +99,10 @@ class Forward:
         vectors = np.empty((len(encodings), self.dimension), dtype=np.float32)
         lengths = [len(encoding) for encoding in encodings]
         budget = max(engine.token_budget for engine in self.engines)
-        todo = batches(lengths, max_batch_size, budget, lambda n: self._padded(self.engines[0], n))
+        first = self.engines[0]
+        todo = batches(lengths, max_batch_size, budget, lambda n: self._padded(first, n), first.start_cost)
         if len(self.engines) == 1 or len(encodings) == 1:
-            self._work(self.engines[0], todo, encodings, prompt, vectors, report)
+            self._work(first, todo, encodings, prompt, vectors, report)
             return vectors
         shared = _Shared(todo)
         with ThreadPoolExecutor(len(self.engines), thread_name_prefix="embedding-device") as pool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from emb_model_provider.core.embedding.engine import CPU_TOKEN_BUDGET, Engine, Precision
+from emb_model_provider.core.embedding.engine import Engine, Precision
 from emb_model_provider.core.embedding.packing import (
     FLASH_ATTENTION,
     can_pack,
@@ -43,7 +43,11 @@ class TorchEngine(Engine):
         self.model = model
         self.device = device
         self.precision = precision
-        self.token_budget = CPU_TOKEN_BUDGET if device == "cpu" else _DEVICE_TOKEN_BUDGET
+        if device != "cpu":
+            self.token_budget = _DEVICE_TOKEN_BUDGET
+            self.start_cost = (
+                _DEVICE_TOKEN_BUDGET  # no batch ends early: not measured, and packing pads nothing
+            )
         self.hidden_size = int(model.config.hidden_size)
         self.takes = inspect.signature(model.forward).parameters
         self._threads = threads
