@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emb_model_provider.core.embedding.engine import BUILDING, CPU_TOKEN_BUDGET, Engine, Precision
+from emb_model_provider.core.embedding.engine import (
+    BUILDING,
+    CPU_START_COST,
+    CPU_TOKEN_BUDGET,
+    Engine,
+    Precision,
+)
 from emb_model_provider.core.embedding.mapped_files import release
 from emb_model_provider.core.embedding.pooling import Floats, Integers
 from emb_model_provider.core.embedding.tokenization import Batch
@@ -28,6 +34,7 @@ _MODEL, _COMPILED = "model.xml", "model.blob"
 # Where another number than the usual one was measured to be faster; benchmarks/NOTES.md has the figures.
 _TOKEN_BUDGET: Mapping[Precision, int] = {"fp32": 1024}
 _WIDTH_STEP: Mapping[Precision, int] = {"bf16": 16, "fp16": 16, "int8": 32}
+_START_COST: Mapping[Precision, int] = {"bf16": 128, "fp16": 128, "int8": 256}
 
 
 class OpenVinoEngine(Engine):
@@ -39,6 +46,7 @@ class OpenVinoEngine(Engine):
         self._kept_off = head_width if precision == "int8" else None
         self.token_budget = _TOKEN_BUDGET.get(precision, CPU_TOKEN_BUDGET)
         self.width_step = _WIDTH_STEP.get(precision, 1)
+        self.start_cost = _START_COST.get(precision, CPU_START_COST)
         # The request before its model: attributes go in this order, and a model must not end inside a part
         # of itself that is just going.
         self._request: Any = None
