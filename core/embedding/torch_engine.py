@@ -45,9 +45,8 @@ class TorchEngine(Engine):
         self.precision = precision
         if device != "cpu":
             self.token_budget = _DEVICE_TOKEN_BUDGET
-            self.start_cost = (
-                _DEVICE_TOKEN_BUDGET  # no batch ends early: not measured, and packing pads nothing
-            )
+            # No batch ends early: the cost is not measured, and packing pads nothing.
+            self.start_cost = _DEVICE_TOKEN_BUDGET
         self.hidden_size = int(model.config.hidden_size)
         self.takes = inspect.signature(model.forward).parameters
         self._threads = threads
