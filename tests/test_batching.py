@@ -65,5 +65,14 @@ def test_a_batch_ends_where_another_costs_less_than_its_padding(
 
 
 def test_what_is_padded_to_the_same_width_stays_together() -> None:
-    found = batches([31, 30, 3, 2], 64, 4096, padded=lambda length: 32, start_cost=1)
+    found = batches([31, 30, 3, 2], 64, 4096, width=lambda tokens: 32, start_cost=1)
     assert [len(batch) for batch in found] == [4]
+
+
+def test_only_so_many_texts_are_made_into_a_batch_as_the_engine_likes() -> None:
+    found = [
+        batch.tolist()
+        for batch in batches([5] * 13, 64, 4096, rows=lambda texts: min(texts, 8) // 4 * 4 or 1)
+    ]
+    assert [len(batch) for batch in found] == [8, 4, 1]
+    assert [i for batch in found for i in batch] == list(range(13))

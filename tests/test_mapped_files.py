@@ -5,22 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from models import resident
 
 from emb_model_provider.core.embedding.mapped_files import release
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
-
-
-def resident(file: Path) -> int:
-    """KiB of the file in this process's memory."""
-    kib, counts = 0, False
-    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
-        name, *rest = line.split(maxsplit=5)
-        if "-" in name and not name.endswith(":"):
-            counts = line.endswith(str(file))
-        elif name == "Rss:" and counts:
-            kib += int(rest[0])
-    return kib
 
 
 @pytest.fixture

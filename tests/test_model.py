@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,8 @@ from models import assert_equal, edit_json, load, load_oracle
 from models import one_thread as one_thread
 from safetensors.numpy import load_file, save_file
 
-from emb_model_provider.core.embedding.model import EmbeddingModel
+from emb_model_provider.core.embedding import model as model_module
+from emb_model_provider.core.embedding.model import EmbeddingModel, Role
 from emb_model_provider.core.embedding.prompts import ROLES
 from emb_model_provider.core.embedding.static_engine import StaticEngine
 from emb_model_provider.core.errors import (
@@ -23,6 +26,8 @@ from emb_model_provider.core.errors import (
     EmbeddingProviderError,
     ModelFilesError,
     NonFiniteEmbeddingError,
+    TextTypeError,
+    TextValueError,
 )
 
 if TYPE_CHECKING:
@@ -118,6 +123,95 @@ def test_equal_texts_are_computed_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert sum(rows) == 3
     np.testing.assert_array_equal(vectors[[0, 1]], vectors[[5, 4]])
     assert np.abs(vectors[0] - vectors[3]).max() > 1e-3
+
+
+class TestStream:
+    @pytest.fixture
+    def small_windows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(model_module, "WINDOW_TEXTS", 4)
+
+    @pytest.mark.usefixtures("small_windows")
+    @pytest.mark.parametrize("role", ROLES)
+    def test_gives_the_vectors_of_a_list_in_order(self, toy: EmbeddingModel, role: Role) -> None:
+        texts = [*TEXTS, *TEXTS[::3]]  # some are repeated, near and far
+        parts = list(toy.embed_stream(iter(texts), role, batch_size=3))
+        assert [len(part) for part in parts[:-1]] == [4] * (len(texts) // 4)
+        assert_equal(np.concatenate(parts), toy.embed(texts, role))
+
+    def test_of_no_texts_is_empty(self, toy: EmbeddingModel) -> None:
+        assert list(toy.embed_stream([])) == []
+
+    @pytest.mark.usefixtures("small_windows")
+    def test_takes_few_texts_ahead(self, toy: EmbeddingModel) -> None:
+        taken: list[int] = []
+        texts = (taken.append(i) or f"text {i}" for i in range(100))
+        stream = toy.embed_stream(texts)
+        assert not taken
+        for part in range(1, 25):
+            next(stream)
+            assert len(taken) <= 4 * (part + 2)
+
+    def test_takes_fewer_texts_ahead_where_they_are_long(
+        self, toy: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(model_module, "WINDOW_CHARACTERS", 3000)
+        texts = [f"text {i} " + "hello " * 200 for i in range(7)]
+        parts = list(toy.embed_stream(texts))
+        assert [len(part) for part in parts] == [3, 3, 1]
+        assert_equal(np.concatenate(parts), toy.embed(texts))
+
+    @pytest.mark.usefixtures("small_windows")
+    @pytest.mark.parametrize(("bad", "error"), [(7, TextTypeError), ("a \ud800", TextValueError)])
+    def test_names_the_index_of_a_bad_text_and_gives_what_came_before(
+        self, toy: EmbeddingModel, bad: object, error: type[Exception]
+    ) -> None:
+        texts: list[Any] = [f"text {i}" for i in range(20)]
+        texts[13] = bad
+        stream = toy.embed_stream(texts)
+        assert_equal(next(stream), toy.embed(texts[:4]))
+        with pytest.raises(error, match="Text 13 "):
+            list(stream)
+
+    @pytest.mark.usefixtures("small_windows")
+    def test_counts_what_is_cut_and_names_what_is_refused(self, toy_model: Path) -> None:
+        texts = [f"text {i}" for i in range(10)]
+        texts[5] = texts[9] = "hello " * 50
+        model = load(toy_model)
+        list(model.embed_stream(texts))
+        assert model.truncated == 2
+        (tokens,) = model.count_tokens(texts[5:6])
+        with pytest.raises(TextValueError, match=f"Text 5 has {tokens} tokens"):
+            list(load(toy_model, on_truncation="error").embed_stream(texts))
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="peak memory as Linux tells it")
+    def test_memory_does_not_grow_with_the_texts(self, tmp_path: Path) -> None:
+        """What the tokenizers library makes of these would take 600 MB."""
+        folder = make_static(tmp_path / "model", layout="st")
+        program = """
+import sys
+from pathlib import Path
+from emb_model_provider.core.config import Config
+from emb_model_provider.core.model_manager import ModelManager
+
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1000
+
+model = ModelManager(Config(model_path=sys.argv[1], on_truncation="ignore")).load_model()
+model.embed(["hello"])
+before = peak()
+texts = (f"text {i} " + "hello " * 1000 for i in range(4000))
+print(sum(len(part) for part in model.embed_stream(texts)), peak() - before)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(folder)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        rows, grown = done.stdout.split()
+        assert int(rows) == 4000
+        assert float(grown) < 150
 
 
 class TestTruncateDim:

@@ -5,16 +5,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 from families import FAMILIES, TEXTS, Family, make_model
-from models import embed_in_openvino, load_oracle
+from models import embed_in_openvino, load_oracle, resident
 from models import load as load_in
 from sentence_transformers import SentenceTransformer
 
+from emb_model_provider.core.embedding.engine import Precision
 from emb_model_provider.core.embedding.model import EmbeddingModel
 from emb_model_provider.core.embedding.openvino_engine import OpenVinoEngine
+from emb_model_provider.core.embedding.pooling import Floats
+from emb_model_provider.core.embedding.tokenization import Batch
 
 
 def load(folder: Path, **settings: object) -> EmbeddingModel:
@@ -42,6 +46,54 @@ def test_real_texts_give_the_oracles_vectors(
 ) -> None:
     found = load(minilm).embed(real_texts)
     assert np.abs(found - oracle.encode(real_texts)).max() <= 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8"])
+def test_batches_have_few_shapes(toy_model: Path, precision: Precision) -> None:
+    """What is prepared for each shape stays in memory."""
+    (engine,) = load(toy_model)._forward.engines
+    assert isinstance(engine, OpenVinoEngine)
+    engine = OpenVinoEngine(engine._compiled, precision)
+    rows, widths = [engine.rows(n) for n in range(1, 65)], [engine.width(n) for n in range(1, 8193)]
+    assert all(n / 1.5 < found <= n for n, found in enumerate(rows, 1))
+    assert all(n <= found < max(n + 16, 1.25 * n) for n, found in enumerate(widths, 1))
+    assert len(set(rows)) == 12
+    assert len(set(widths[:512])) <= 50
+    assert len(set(widths)) <= 120
+    shapes = {(engine.rows(engine.token_budget // width), width) for width in widths[:512]}
+    assert all(rows * width >= engine.token_budget / 2 for rows, width in shapes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mapped memory as Linux tells it")
+def test_weights_stay_out_of_memory_once_they_are_copied(minilm: Path, tmp_path: Path) -> None:
+    load(minilm, cache_dir=str(tmp_path))
+    model = load(minilm, cache_dir=str(tmp_path))  # from the cache
+    (weights,) = tmp_path.glob("converted/*/model.bin")
+    for texts in (["one text"], ["a few words", "some more of them"] * 8, ["a text of many words " * 40]):
+        model.embed(texts)
+        assert resident(weights) == 0
+        model.embed(texts)
+        assert 0 < resident(weights) < 30_000
+
+
+def test_whatever_texts_come_the_shapes_are_few(minilm: Path, real_texts: list[str]) -> None:
+    model = load(minilm)
+    (engine,) = model._forward.engines
+    shapes: list[tuple[int, ...]] = []
+    compute = engine.hidden_states
+
+    def noted(batch: Batch) -> Floats:
+        shapes.append(batch.ids.shape)
+        return np.zeros((*batch.ids.shape, engine.hidden_size), dtype=np.float32)
+
+    engine.hidden_states = noted  # type: ignore[method-assign]
+    random = Random(0)
+    for _ in range(300):
+        texts = random.choices(real_texts, k=random.choice([1, 2, 5, 10, 30]))
+        model.embed([text[: random.randint(1, 1500)] for text in texts])
+    engine.hidden_states = compute  # type: ignore[method-assign]
+    assert len(shapes) > 900
+    assert len(set(shapes)) < 150
 
 
 PROGRAM = """

@@ -29,7 +29,7 @@ def tokenizer_of(folder: Path, **settings: Any) -> TextTokenizer:
 
 
 def ids(tokenizer: TextTokenizer, texts: list[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in tokenizer.encode(texts)]
+    return [tokens.ids.tolist() for tokens in tokenizer.encode(texts)]
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +54,19 @@ def test_ids_are_those_of_transformers_in_every_family(family_folder: Path) -> N
     expected = theirs(TEXTS, truncation=True, max_length=ours.max_length)["input_ids"]
     assert ids(ours, TEXTS) == expected
     full = theirs(TEXTS, verbose=False)["input_ids"]
-    assert [ours.full_length(e) for e in ours.encode(TEXTS)] == [len(row) for row in full]
+    assert [tokens.full_length for tokens in ours.encode(TEXTS)] == [len(row) for row in full]
 
 
 @pytest.mark.parametrize("words", [29, 30, 31, 32, 60, 61])
 def test_a_text_is_cut_at_exactly_the_limit(toy_tokenizer: TextTokenizer, words: int) -> None:
     text = " ".join(["hello"] * words)
-    (encoding,) = toy_tokenizer.encode([text])
+    (tokens,) = toy_tokenizer.encode([text])
     assert toy_tokenizer.max_length == 32
-    assert len(encoding) == min(words + ADDED, 32)
-    assert toy_tokenizer.full_length(encoding) == words + ADDED
-    (start,), (hello,), (end,) = (ids(toy_tokenizer, [""])[0][:1], encoding.ids[1:2], encoding.ids[-1:])
-    assert encoding.ids == [start, *[hello] * (len(encoding) - ADDED), end]
+    assert len(tokens) == min(words + ADDED, 32)
+    assert tokens.full_length == words + ADDED
+    start, end = ids(toy_tokenizer, [""])[0]
+    hello = tokens.ids[1]
+    assert tokens.ids.tolist() == [start, *[hello] * (len(tokens) - ADDED), end]
 
 
 @pytest.mark.parametrize("limit", [ADDED + 1, 5, 32, 33, 1000])
@@ -97,7 +98,7 @@ def test_the_beginning_is_lost_where_the_tokenizer_says_so(tmp_path: Path) -> No
     expected = theirs(TEXTS, truncation=True, max_length=ours.max_length)["input_ids"]
     assert ids(ours, TEXTS) == expected
     full = [len(row) for row in theirs(TEXTS, verbose=False)["input_ids"]]
-    assert [ours.full_length(e) for e in ours.encode(TEXTS)] == full
+    assert [tokens.full_length for tokens in ours.encode(TEXTS)] == full
 
 
 def test_padding_and_truncation_in_the_file_do_not_count(toy_model: Path, minilm: Path) -> None:
@@ -115,10 +116,17 @@ def test_any_text_is_tokenised_and_counted_as_transformers_does(
     toy_tokenizer: TextTokenizer, reference: PreTrainedTokenizerBase, texts: list[str]
 ) -> None:
     full = reference(texts, verbose=False)["input_ids"]
-    encodings = toy_tokenizer.encode(texts)
-    assert [toy_tokenizer.full_length(e) for e in encodings] == [len(row) for row in full]
+    found = toy_tokenizer.encode(texts)
+    assert [tokens.full_length for tokens in found] == [len(row) for row in full]
     cut = reference(texts, truncation=True, max_length=32)["input_ids"]
-    assert [e.ids for e in encodings] == cut
+    assert [tokens.ids.tolist() for tokens in found] == cut
+
+
+def test_more_texts_than_are_tokenised_together_keep_their_order(
+    toy_tokenizer: TextTokenizer, reference: PreTrainedTokenizerBase
+) -> None:
+    texts = [f"hello number {i} " + "world " * (i % 7) for i in range(200)]
+    assert ids(toy_tokenizer, texts) == reference(texts, truncation=True, max_length=32)["input_ids"]
 
 
 class TestSaved:

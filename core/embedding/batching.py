@@ -11,7 +11,8 @@ def batches(
     lengths: Sequence[int],
     max_batch_size: int,
     budget: int,
-    padded: Callable[[int], int] = lambda length: length,
+    width: Callable[[int], int] = lambda tokens: tokens,
+    rows: Callable[[int], int] = lambda texts: texts,
     start_cost: int = 0,
 ) -> Iterator[Integers]:
     """Indices of the texts of each batch, every text once, the longest first.
@@ -24,19 +25,20 @@ def batches(
         lengths: Tokens of each text.
         max_batch_size: Texts per batch at most.
         budget: Tokens per batch at most.
-        padded: How long a batch is made whose longest text is so long.
+        width: How wide a batch is made whose longest text has so many tokens.
+        rows: How many of so many texts are made into a batch.
         start_cost: Tokens that can be computed in the time that a batch takes to start.
     """
     if len(lengths) == 1:  # a query: nothing to sort
         yield np.zeros(1, dtype=np.int64)
         return
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
-    made = {length: max(1, padded(length)) for length in set(lengths)}
+    made = {length: max(1, width(length)) for length in set(lengths)}
     widths = np.array([made[lengths[i]] for i in order], dtype=np.int64)
     start = 0
     while start < len(order):
         size = min(max_batch_size, max(1, budget // int(widths[start])))
-        size = _together(widths[start : start + size], start_cost)
+        size = rows(_together(widths[start : start + size], start_cost))
         yield order[start : start + size]
         start += size
 

@@ -28,15 +28,12 @@ class Engine(ABC):
         hidden_size: Width of the token vectors.
         precision: What it computes in.
         token_budget: Tokens per forward pass at most, padding included; halved by a lack of memory.
-        width_step: Batches are padded to a multiple of so many tokens, for an engine that takes time and
-            memory to get used to each new shape.
         start_cost: Tokens that it computes in the time that a forward pass takes to start.
     """
 
     device = "cpu"
     precision: Precision = "fp32"
     token_budget = CPU_TOKEN_BUDGET
-    width_step = 1
     start_cost = CPU_START_COST
     hidden_size: int
 
@@ -49,6 +46,14 @@ class Engine(ABC):
         Raises:
             MemoryError: The device has no room for the batch.
         """
+
+    def width(self, tokens: int) -> int:
+        """How wide a batch is made whose longest text has so many tokens."""
+        return tokens
+
+    def rows(self, texts: int) -> int:
+        """How many of so many texts are made into a batch."""
+        return texts
 
     def on_device(self, weights: Floats) -> Array:
         """A layer's weights on the engine's device."""

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +20,10 @@ from emb_model_provider.core.embedding.pooling import (
     normalize,
     pool,
 )
-from emb_model_provider.core.embedding.tokenization import Batch, TextTokenizer
+from emb_model_provider.core.embedding.tokenization import Batch, TextTokenizer, Tokens
 from emb_model_provider.core.embedding.turns import Turns
 from emb_model_provider.core.embedding.weights import read_layer_weights
 from emb_model_provider.core.errors import ConfigError, ModelFilesError
-
-if TYPE_CHECKING:
-    from tokenizers import Encoding
 
 
 class Forward:
@@ -83,31 +80,33 @@ class Forward:
 
     def vectors(
         self,
-        encodings: "Sequence[Encoding]",
+        texts: Sequence[Tokens],
         prompt: str,
         max_batch_size: int,
         report: Callable[[int], object] = lambda done: None,
     ) -> Floats:
-        """float32 (len(encodings), dimension); row i belongs to encodings[i].
+        """float32 (len(texts), dimension); row i belongs to texts[i].
 
         Args:
-            encodings: Token ids of each text, as the tokenizer gives them.
+            texts: The tokens of each text.
             prompt: The prompt in them, which some models do not pool.
             max_batch_size: Texts per forward pass at most.
             report: Told of each batch how many texts are done.
         """
-        vectors = np.empty((len(encodings), self.dimension), dtype=np.float32)
-        lengths = [len(encoding) for encoding in encodings]
+        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        lengths = [len(text) for text in texts]
         budget = max(engine.token_budget for engine in self.engines)
         first = self.engines[0]
-        todo = batches(lengths, max_batch_size, budget, lambda n: self._padded(first, n), first.start_cost)
-        if len(self.engines) == 1 or len(encodings) == 1:
-            self._work(first, todo, encodings, prompt, vectors, report)
+        todo = batches(
+            lengths, max_batch_size, budget, lambda n: self._width(first, n), first.rows, first.start_cost
+        )
+        if len(self.engines) == 1 or len(texts) == 1:
+            self._work(first, todo, texts, prompt, vectors, report)
             return vectors
         shared = _Shared(todo)
         with ThreadPoolExecutor(len(self.engines), thread_name_prefix="embedding-device") as pool:
             work = [
-                pool.submit(self._work, engine, shared, encodings, prompt, vectors, report)
+                pool.submit(self._work, engine, shared, texts, prompt, vectors, report)
                 for engine in self.engines
             ]
         for done in work:
@@ -118,7 +117,7 @@ class Forward:
         self,
         engine: Engine,
         todo: Iterator[Integers],
-        encodings: "Sequence[Encoding]",
+        texts: Sequence[Tokens],
         prompt: str,
         vectors: Floats,
         report: Callable[[int], object],
@@ -127,7 +126,7 @@ class Forward:
         rows: list[Integers] = []
         parts: list[Array] = []
         for indices in todo:
-            for part_of, part in self._fitting(engine, indices, encodings, prompt):
+            for part_of, part in self._fitting(engine, indices, texts, prompt):
                 if isinstance(part, np.ndarray):
                     vectors[part_of] = part
                 else:
@@ -138,11 +137,11 @@ class Forward:
             vectors[np.concatenate(rows)] = engine.to_host(parts)
 
     def _fitting(
-        self, engine: Engine, indices: Integers, encodings: "Sequence[Encoding]", prompt: str
+        self, engine: Engine, indices: Integers, texts: Sequence[Tokens], prompt: str
     ) -> Iterator[tuple[Integers, Array]]:
         """One batch; in halves where the device lacks memory, and from then on with half the budget."""
-        chosen = [encodings[i] for i in indices]
-        batch = self._tokenizer.pad(chosen, self._padded(engine, max(map(len, chosen))))
+        chosen = [texts[i] for i in indices]
+        batch = self._tokenizer.pad(chosen, self._width(engine, max(map(len, chosen))))
         if batch.ids.size <= engine.token_budget or len(indices) == 1:
             try:
                 yield indices, self._compute(engine, batch, prompt)
@@ -152,15 +151,14 @@ class Forward:
                     raise
                 engine.token_budget = max(1, min(engine.token_budget, batch.ids.size) // 2)
         half = len(indices) // 2
-        yield from self._fitting(engine, indices[:half], encodings, prompt)
-        yield from self._fitting(engine, indices[half:], encodings, prompt)
+        yield from self._fitting(engine, indices[:half], texts, prompt)
+        yield from self._fitting(engine, indices[half:], texts, prompt)
 
-    def _padded(self, engine: Engine, length: int) -> int:
-        """A multiple of the engine's step, but no more tokens than the model takes."""
-        length = max(1, length)
-        width = -(-length // engine.width_step) * engine.width_step
+    def _width(self, engine: Engine, tokens: int) -> int:
+        """As the engine likes it, but no wider than the model takes."""
+        width = engine.width(max(1, tokens))
         limit = self._tokenizer.max_length
-        return width if limit is None else max(length, min(width, limit))
+        return width if limit is None else min(width, limit)
 
     def _compute(self, engine: Engine, batch: Batch, prompt: str) -> Array:
         self._check_ids(batch)

@@ -20,7 +20,7 @@ def release(file: Path) -> None:
     madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     wanted = os.fsencode(os.path.realpath(file))
     for line in Path("/proc/self/maps").read_bytes().splitlines():
-        addresses, access, *_, name = line.split(maxsplit=5)
-        if name == wanted and b"w" not in access:
+        addresses, access, rest = line.split(maxsplit=2)
+        if rest.endswith(b" " + wanted) and b"w" not in access:
             start, end = (int(address, 16) for address in addresses.split(b"-"))
             madvise(start, end - start, mmap.MADV_DONTNEED)

@@ -4,8 +4,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,16 +14,14 @@ from emb_model_provider.core.embedding.forward import Forward
 from emb_model_provider.core.embedding.pooling import Floats
 from emb_model_provider.core.embedding.prompts import Prompts
 from emb_model_provider.core.embedding.texts import check_texts
-from emb_model_provider.core.embedding.tokenization import TextTokenizer
+from emb_model_provider.core.embedding.tokenization import TextTokenizer, Tokens
 from emb_model_provider.core.embedding.truncation import Policy, TruncationWatch
 from emb_model_provider.core.errors import NonFiniteEmbeddingError, TextValueError
 
-if TYPE_CHECKING:
-    from tokenizers import Encoding
-
-# Texts that are tokenised, sorted and cut into batches together: enough that hardly any padding is left, and
-# few enough that their tokens take some ten megabytes, however long a list is.
-WINDOW = 4096
+# What is tokenised, sorted and cut into batches together: enough that hardly any padding is left, and little
+# enough that its tokens take a few megabytes, however long a list or a text is.
+WINDOW_TEXTS = 4096
+WINDOW_CHARACTERS = 4_000_000
 
 
 def _silent(done: int) -> None:
@@ -107,8 +103,8 @@ class EmbeddingModel:
             EmbeddingInputError: Something among the texts is not a text; names its index.
         """
         check_texts(texts)
-        encodings = self._tokenizer.encode([self.prompt(role) + text for text in texts])
-        return [self._tokenizer.full_length(encoding) for encoding in encodings]
+        prompt = self.prompt(role)
+        return [tokens.full_length for tokens in self._tokenizer.encode([prompt + text for text in texts])]
 
     def embed(
         self,
@@ -153,9 +149,10 @@ class EmbeddingModel:
                 self._report(texts, place, lengths)
 
         with _bar(len(distinct)) if show_progress else nullcontext(_silent) as report:
-            parts = self._compute(_windows(distinct), role, size, note, report)
-            for start, part in zip(range(0, len(distinct), WINDOW), parts, strict=True):
-                vectors[start : start + len(part)] = part
+            done = 0
+            for part in self._compute(_windows(distinct), role, size, note, report):
+                vectors[done : done + len(part)] = part
+                done += len(part)
         if self._watch.policy == "warn":
             self._report(texts, place, lengths)
         rows = vectors if len(place) == len(texts) else vectors[[place[text] for text in texts]]
@@ -168,7 +165,7 @@ class EmbeddingModel:
         """Embed any number of texts, such as the lines of a file, in memory that does not grow with them.
 
         Args:
-            texts: The texts. Some thousands are taken ahead of the vectors that are out.
+            texts: The texts. Some thousands, or some million characters, are taken ahead of the vectors.
             role: As for `embed`.
             batch_size: As for `embed`.
 
@@ -183,11 +180,13 @@ class EmbeddingModel:
         taken: deque[list[str]] = deque()  # the windows that are tokenised and not yet computed
         done = 0
 
+        def checked() -> Iterator[str]:
+            for index, text in enumerate(texts):
+                check_texts([text], index)
+                yield text
+
         def windows() -> Iterator[list[str]]:
-            coming, first = iter(texts), 0
-            while window := list(islice(coming, WINDOW)):
-                check_texts(window, first)
-                first += len(window)
+            for window in _windows(checked()):
                 taken.append(window)
                 yield list(dict.fromkeys(window))
 
@@ -212,31 +211,31 @@ class EmbeddingModel:
     ) -> Iterator[Floats]:
         """The vectors of each window of distinct texts; `note` is told their lengths beforehand."""
         prompt = self.prompt(role)
-        for encodings in self._tokenize_ahead(windows, prompt):
+        for tokens in self._tokenize_ahead(windows, prompt):
             if self.max_length is not None and self._watch.policy != "ignore":
-                note([self._tokenizer.full_length(encoding) for encoding in encodings])
-            yield self._forward.vectors(encodings, prompt, batch_size, report)
+                note([text.full_length for text in tokens])
+            yield self._forward.vectors(tokens, prompt, batch_size, report)
 
-    def _tokenize_ahead(self, windows: Iterator[list[str]], prompt: str) -> "Iterator[list[Encoding]]":
-        """Token ids of each window; those of the next are made while those of the last are computed."""
+    def _tokenize_ahead(self, windows: Iterator[list[str]], prompt: str) -> Iterator[list[Tokens]]:
+        """The tokens of each window; those of the next are made while the vectors of the last are."""
 
-        def encode(window: list[str]) -> "list[Encoding]":
+        def encode(window: list[str]) -> list[Tokens]:
             return self._tokenizer.encode([prompt + text for text in window])
 
         window, upcoming = next(windows, None), next(windows, None)
         if window is None:
             return
-        encodings = encode(window)
+        tokens = encode(window)
         if upcoming is None:
-            yield encodings
+            yield tokens
             return
         with ThreadPoolExecutor(1, thread_name_prefix="embedding-tokenizer") as ahead:
             while upcoming is not None:
-                next_encodings = ahead.submit(encode, upcoming)
-                yield encodings
-                encodings = next_encodings.result()
+                next_tokens = ahead.submit(encode, upcoming)
+                yield tokens
+                tokens = next_tokens.result()
                 upcoming = next(windows, None)
-            yield encodings
+            yield tokens
 
     def _batch_size(self, batch_size: int | None) -> int:
         if batch_size is not None and batch_size < 1:
@@ -269,8 +268,17 @@ def _bar(total: int) -> Iterator[Callable[[int], object]]:
         yield bar.update
 
 
-def _windows(texts: list[str]) -> Iterator[list[str]]:
-    return (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
+def _windows(texts: Iterable[str]) -> Iterator[list[str]]:
+    window: list[str] = []
+    characters = 0
+    for text in texts:
+        window.append(text)
+        characters += len(text)
+        if len(window) == WINDOW_TEXTS or characters >= WINDOW_CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
 
 
 def _places(texts: Sequence[str]) -> dict[str, int]:

@@ -33,25 +33,42 @@ _MODEL, _COMPILED = "model.xml", "model.blob"
 
 # Where another number than the usual one was measured to be faster; benchmarks/NOTES.md has the figures.
 _TOKEN_BUDGET: Mapping[Precision, int] = {"fp32": 1024}
-_WIDTH_STEP: Mapping[Precision, int] = {"bf16": 16, "fp16": 16, "int8": 32}
-_START_COST: Mapping[Precision, int] = {"bf16": 128, "fp16": 128, "int8": 256}
+_START_COST: Mapping[Precision, int] = {"int8": 256}
+
+# The least step between two widths, and how many widths there are from one power of two to the next.
+_WIDTHS: Mapping[Precision, tuple[int, int]] = {
+    "fp32": (8, 16),
+    "bf16": (16, 8),
+    "fp16": (16, 8),
+    "int8": (16, 4),
+}
 
 
 class OpenVinoEngine(Engine):
     """A converted transformer on the CPU."""
 
-    def __init__(self, compiled: Any, precision: Precision, head_width: int | None = None) -> None:
-        """`head_width`: width of an attention head; int8 keeps off batches of just so many tokens."""
+    def __init__(
+        self, compiled: Any, precision: Precision, head_width: int | None = None, weights: Path | None = None
+    ) -> None:
+        """Takes the compiled model over.
+
+        Args:
+            compiled: An `openvino.CompiledModel`.
+            precision: What it computes in.
+            head_width: Width of an attention head; int8 keeps off batches of just so many tokens.
+            weights: The file of its weights, where that is mapped into memory.
+        """
         self.precision = precision
         self._kept_off = head_width if precision == "int8" else None
         self.token_budget = _TOKEN_BUDGET.get(precision, CPU_TOKEN_BUDGET)
-        self.width_step = _WIDTH_STEP.get(precision, 1)
         self.start_cost = _START_COST.get(precision, CPU_START_COST)
         # The request before its model: attributes go in this order, and a model must not end inside a part
         # of itself that is just going.
         self._request: Any = None
         self._pid = 0  # of the process the request belongs to: a fork may copy one that is at work
         self._compiled = compiled
+        self._weights = weights
+        self._prepared: set[tuple[int, ...]] = set()
         self._inputs = {port.get_any_name() for port in compiled.inputs}
         self.hidden_size = int(compiled.output(0).partial_shape[2].get_length())
 
@@ -64,7 +81,23 @@ class OpenVinoEngine(Engine):
             batch = batch.padded(tokens + 1)
         inputs = model_inputs(batch, with_type_ids="token_type_ids" in self._inputs)
         hidden: Floats = self._request.infer(inputs, share_inputs=True, share_outputs=True)[0]
+        if self._weights and batch.ids.shape not in self._prepared:
+            release(self._weights)  # some were read to be copied into the order that is best for this shape
+            self._prepared.add(batch.ids.shape)
         return hidden[:, :tokens]
+
+    def width(self, tokens: int) -> int:
+        """Of few widths: OpenVINO keeps what it prepared for each shape it was ever given.
+
+        That takes time, and up to 7 MB each (openvinotoolkit/openvino#20633; benchmarks/NOTES.md).
+        """
+        least, per_doubling = _WIDTHS[self.precision]
+        step = max(least, (1 << (tokens - 1).bit_length()) // (2 * per_doubling))
+        return -(-tokens // step) * step
+
+    def rows(self, texts: int) -> int:
+        """1, 2, 3, 4, 6, 8, 12, 16, ...: see `width`."""
+        return texts & (-1 << max(0, texts.bit_length() - 2))
 
     def export(self, folder: Path) -> None:
         """Write the compiled model beside what `save` wrote there, without its weights.
@@ -221,7 +254,7 @@ def load(
     except (OSError, RuntimeError):  # made on another kind of CPU
         compiled = _core().compile_model(folder / _MODEL, "CPU", options)
     release(weights)  # most of them were copied into the order that the CPU likes
-    return OpenVinoEngine(compiled, precision, head_width)
+    return OpenVinoEngine(compiled, precision, head_width, weights)
 
 
 def _options(precision: Precision, threads: int) -> dict[str, Any]:
