@@ -17,6 +17,7 @@ from typing import Any
 from systems import FRAMEWORKS, MAX_TOKENS, SYSTEMS, Embedder, System
 
 CONCURRENT = 128
+MIXED = 150
 FIRST_TEXT = "How do I read and write compressed gzip files?"
 HEARTBEAT = 0.001  # seconds between two beats of a loop that nothing holds up
 
@@ -74,6 +75,21 @@ def bulk(system: System, task: Task) -> dict[str, Any]:
         "max_difference": float(np.abs(found - expected).max()),
         "min_cosine": float(cosines.min()),
     }
+
+
+def mixed(system: System, task: Task) -> dict[str, Any]:
+    """MIXED lists of all sizes with texts of all lengths, as a server gets them; memory must not pile up."""
+    import random
+
+    embedder = task.open(system)
+    chance = random.Random(0)
+    lists = [chance.choices(task.passages, k=chance.choice((1, 1, 2, 5, 10, 30))) for _ in range(MIXED)]
+    lists = [[text[: chance.randint(20, max(20, len(text)))] for text in texts] for texts in lists]
+    start = time.perf_counter()
+    for texts in lists:
+        embedder.documents(texts)
+    seconds = time.perf_counter() - start
+    return {"texts_per_s": sum(map(len, lists)) / seconds, "peak_mb": _peak_memory()}
 
 
 def query(system: System, task: Task) -> dict[str, Any]:
@@ -175,6 +191,7 @@ MEASUREMENTS: dict[str, Callable[[System, Task], dict[str, Any]]] = {
     "start": first_vector,
     "cold": first_vector,
     "bulk": bulk,
+    "mixed": mixed,
     "query": query,
     "concurrent": concurrent,
     "import": import_time,
@@ -189,9 +206,11 @@ PREPARATIONS: dict[str, Callable[[System, Task], dict[str, Any]]] = {
 
 
 def applies(measurement: str, system: System) -> bool:
-    """Whether the system has what is measured. The import is the same for every precision."""
+    """Whether the system has what is measured, and is not just like another in it."""
     if measurement == "cold":
         return system.ours
+    if measurement == "mixed":
+        return system.framework is None or (system.ours and system.framework == "langchain")
     if measurement == "concurrent":
         return system.framework is not None
     if measurement == "import":

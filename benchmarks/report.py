@@ -74,6 +74,7 @@ FIGURES = (
         more_is_better=True,
         goals={"fp32": 1.5, "bf16": 2.6, "int8": 3.8},
     ),
+    Figure("mixed", "texts_per_s", "150 lists of mixed sizes, texts per second", 1, more_is_better=True),
     Figure("query", "p50_ms", "One query, median, ms", 2, goals={"fp32": 9.2 / 3.2}),
     Figure(
         "concurrent",
@@ -92,6 +93,7 @@ FIGURES = (
         goals={"langchain": 12 / 10, "llamaindex": 43 / 10},
     ),
     Figure("bulk", "peak_mb", "Peak memory of the bulk process, MB", 0, goals={"fp32": 895 / 350}),
+    Figure("mixed", "peak_mb", "Peak memory of the process with lists of mixed sizes, MB", 0),
     Figure(
         "import",
         "seconds",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,8 +145,13 @@ class TestStream:
     @pytest.mark.usefixtures("small_windows")
     def test_takes_few_texts_ahead(self, toy: EmbeddingModel) -> None:
         taken: list[int] = []
-        texts = (taken.append(i) or f"text {i}" for i in range(100))
-        stream = toy.embed_stream(texts)
+
+        def texts() -> Iterator[str]:
+            for i in range(100):
+                taken.append(i)
+                yield f"text {i}"
+
+        stream = toy.embed_stream(texts())
         assert not taken
         for part in range(1, 25):
             next(stream)
