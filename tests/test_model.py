@@ -178,6 +178,11 @@ class TestStream:
         with pytest.raises(error, match="Text 13 "):
             list(stream)
 
+    @pytest.mark.parametrize("texts", ["a bare text", b"bytes", None])
+    def test_of_what_is_no_list_of_texts_is_refused(self, toy: EmbeddingModel, texts: Any) -> None:
+        with pytest.raises(TextTypeError, match="Expected a list of texts"):
+            list(toy.embed_stream(texts))
+
     @pytest.mark.usefixtures("small_windows")
     def test_counts_what_is_cut_and_names_what_is_refused(self, toy_model: Path) -> None:
         texts = [f"text {i}" for i in range(10)]

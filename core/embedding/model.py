@@ -177,6 +177,8 @@ class EmbeddingModel:
             NonFiniteEmbeddingError: The model answered NaN or infinity.
         """
         size = self._batch_size(batch_size)
+        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+            check_texts(texts)  # raises
         taken: deque[list[str]] = deque()  # the windows that are tokenised and not yet computed
         done = 0
 
