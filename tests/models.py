@@ -66,15 +66,3 @@ def assert_equal(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float3
     assert found.dtype == np.float32
     scale = max(1.0, float(np.linalg.norm(expected, axis=1).max()))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale)
-
-
-def resident(file: Path) -> int:
-    """KiB of the file in this process's memory."""
-    kib, counts = 0, False
-    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
-        name, *rest = line.split(maxsplit=5)
-        if "-" in name and not name.endswith(":"):
-            counts = line.endswith(str(file))
-        elif name == "Rss:" and counts:
-            kib += int(rest[0])
-    return kib

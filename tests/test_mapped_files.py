@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from models import resident
+from process_memory import resident
 
 from emb_model_provider.core.embedding.mapped_files import release
 

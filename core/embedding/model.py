@@ -13,7 +13,7 @@ from emb_model_provider.core.embedding.engine import Engine
 from emb_model_provider.core.embedding.forward import Forward
 from emb_model_provider.core.embedding.pooling import Floats
 from emb_model_provider.core.embedding.prompts import Prompts
-from emb_model_provider.core.embedding.texts import check_texts
+from emb_model_provider.core.embedding.texts import check_texts, checked
 from emb_model_provider.core.embedding.tokenization import TextTokenizer, Tokens
 from emb_model_provider.core.embedding.truncation import Policy, TruncationWatch
 from emb_model_provider.core.errors import NonFiniteEmbeddingError, TextValueError
@@ -177,18 +177,11 @@ class EmbeddingModel:
             NonFiniteEmbeddingError: The model answered NaN or infinity.
         """
         size = self._batch_size(batch_size)
-        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-            check_texts(texts)  # raises
         taken: deque[list[str]] = deque()  # the windows that are tokenised and not yet computed
         done = 0
 
-        def checked() -> Iterator[str]:
-            for index, text in enumerate(texts):
-                check_texts([text], index)
-                yield text
-
         def windows() -> Iterator[list[str]]:
-            for window in _windows(checked()):
+            for window in _windows(checked(texts)):
                 taken.append(window)
                 yield list(dict.fromkeys(window))
 

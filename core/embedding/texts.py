@@ -1,26 +1,28 @@
 """What can be embedded. Imports nothing, so that the adapters can ask before any model is there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from emb_model_provider.core.errors import TextTypeError, TextValueError
 
 
-def check_texts(texts: Sequence[str], first: int = 0) -> None:
+def check_texts(texts: Sequence[str]) -> None:
     """Refuse what is not a list of encodable texts, before any work is done.
-
-    Args:
-        texts: The texts.
-        first: Index of the first text, for the message.
 
     Raises:
         TextTypeError: A bare string or bytes, not a sequence, or a member that is not a string.
         TextValueError: A text holds a lone surrogate.
     """
-    if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
+    for _ in checked(texts, Sequence):
+        pass
+
+
+def checked(texts: Iterable[str], kind: type = Iterable) -> Iterator[str]:
+    """The same of texts that come one by one: each is checked when it is taken."""
+    if isinstance(texts, str | bytes) or not isinstance(texts, kind):
         raise TextTypeError(
             f"Expected a list of texts, got {type(texts).__name__}. Wrap a single text in a list."
         )
-    for index, text in enumerate(texts, start=first):
+    for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TextTypeError(f"Text {index} is not a str but {type(text).__name__}.")
         try:
@@ -30,3 +32,4 @@ def check_texts(texts: Sequence[str], first: int = 0) -> None:
                 f"Text {index} has a lone surrogate at position {error.start}, which is not valid Unicode. "
                 "Decode its source with errors='replace'."
             ) from None
+        yield text

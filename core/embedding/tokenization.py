@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from emb_model_provider.core.embedding.pooling import Integers
 from emb_model_provider.core.errors import ConfigError, ModelFilesError
@@ -43,13 +44,13 @@ class Tokens:
     """The tokens of a text. An `Encoding` takes 35 times the memory: 145 bytes for each token.
 
     Attributes:
-        ids: Token ids, special tokens included, cut to the tokenizer's `max_length`.
+        ids: Token ids, (tokens,), special tokens included, cut to the tokenizer's `max_length`.
         type_ids: Segment ids; None where all are zero.
         full_length: Tokens of the text before it was cut, special tokens included.
     """
 
-    ids: Integers
-    type_ids: Integers | None
+    ids: npt.NDArray[np.int32]
+    type_ids: npt.NDArray[np.int32] | None
     full_length: int
 
     def __len__(self) -> int:
