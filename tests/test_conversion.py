@@ -17,7 +17,12 @@ import pytest
 from families import TEXTS
 from models import load as load_in
 
-from emb_model_provider.core.embedding import conversion, openvino_engine
+from emb_model_provider.core.embedding import (
+    conversion,
+    openvino_conversion,
+    openvino_engine,
+    openvino_library,
+)
 from emb_model_provider.core.embedding.conversion import ConversionError
 from emb_model_provider.core.embedding.model import EmbeddingModel
 from emb_model_provider.core.embedding.openvino_engine import OpenVinoEngine
@@ -42,13 +47,13 @@ def entries() -> list[Path]:
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """One item for each conversion that is made."""
     made: list[object] = []
-    convert = openvino_engine.convert
+    convert = openvino_conversion.convert
 
     def counted(engine: TorchEngine) -> Any:
         made.append(engine)
         return convert(engine)
 
-    monkeypatch.setattr(openvino_engine, "convert", counted)
+    monkeypatch.setattr(openvino_conversion, "convert", counted)
     return made
 
 
@@ -105,7 +110,7 @@ print("openvino" in sys.modules)
         self, toy_model: Path, conversions: list[object], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         load(toy_model)
-        monkeypatch.setattr(openvino_engine, "version", lambda: "2099.1")
+        monkeypatch.setattr(openvino_library, "version", lambda: "2099.1")
         load(toy_model)
         assert len(conversions) == 2
 
@@ -181,7 +186,7 @@ class TestWithoutConversion:
         def fail(_: object) -> None:
             raise RuntimeError("an operation that nobody knows")
 
-        monkeypatch.setattr(openvino_engine, "convert", fail)
+        monkeypatch.setattr(openvino_conversion, "convert", fail)
         model = load(toy_model)
         assert isinstance(engine_of(model), TorchEngine)
         assert "an operation that nobody knows" in caplog.text
@@ -198,7 +203,7 @@ class TestWithoutConversion:
         assert "differ by" in caplog.text
         assert entries() == []
 
-    @pytest.mark.skipif("bf16" not in openvino_engine.native_precisions(), reason="this CPU has no bf16")
+    @pytest.mark.skipif("bf16" not in openvino_library.native_precisions(), reason="this CPU has no bf16")
     def test_another_precision_is_lost_with_it_and_the_fingerprint_says_so(
         self, toy_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -231,7 +236,7 @@ class TestWithoutConversion:
         def broken() -> None:
             raise MissingDependencyError("OpenVINO is there and does not import.")
 
-        monkeypatch.setattr(openvino_engine, "_core", broken)
+        monkeypatch.setattr(openvino_library, "core", broken)
         assert isinstance(engine_of(load(toy_model)), TorchEngine)
         assert "Using torch" in caplog.text
 

@@ -9,7 +9,7 @@ import pytest
 from families import TEXTS
 from models import load
 
-from emb_model_provider.core.embedding import openvino_engine
+from emb_model_provider.core.embedding import openvino_library
 from emb_model_provider.core.embedding.model import EmbeddingModel
 from emb_model_provider.core.embedding.precision import (
     CALIBRATION_TEXTS,
@@ -19,7 +19,7 @@ from emb_model_provider.core.embedding.precision import (
 )
 from emb_model_provider.core.errors import ConfigError, MissingDependencyError
 
-OPENVINO = sorted(openvino_engine.native_precisions() & {"bf16", "fp16"})
+OPENVINO = sorted(openvino_library.native_precisions() & {"bf16", "fp16"})
 
 
 class TestChoice:
@@ -79,7 +79,7 @@ def test_int8_stays_close_and_is_kept(minilm: Path, monkeypatch: pytest.MonkeyPa
     again = load(minilm, **settings)
     alone = np.concatenate([again.embed([text]) for text in TEXTS[:20]])
     assert np.abs(alone - quantized[:20]).max() <= 0.02
-    monkeypatch.setattr(openvino_engine, "_nncf", None)  # the next start needs neither it nor torch
+    monkeypatch.setattr(openvino_library, "nncf", None)  # the next start needs neither it nor torch
     assert np.array_equal(load(minilm, **settings).embed(TEXTS), quantized)
 
 
@@ -96,7 +96,7 @@ def test_int8_is_right_for_texts_of_every_length(minilm: Path, rows: int) -> Non
 
 
 def test_int8_without_nncf_says_what_to_install(toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    openvino_engine._nncf.cache_clear()
+    openvino_library.nncf.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "nncf", None)
     with pytest.raises(MissingDependencyError, match=r"emb-model-provider\[int8\]"):
         load(toy_model, engine="openvino", precision="int8")

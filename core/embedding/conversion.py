@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emb_model_provider.core.config import Config
-from emb_model_provider.core.embedding import openvino_engine
+from emb_model_provider.core.embedding import openvino_conversion, openvino_engine, openvino_library
 from emb_model_provider.core.embedding.converted_cache import ConvertedCache
 from emb_model_provider.core.embedding.description import ModelDescription
 from emb_model_provider.core.embedding.engine import Precision
@@ -91,7 +91,7 @@ def _entry(description: ModelDescription, config: Config, precision: Precision) 
         precision=precision,
         calibration=calibration_id(precision, config.calibration_texts),
     )
-    version = openvino_engine.version()
+    version = openvino_library.version()
     return ConvertedCache(folder, f"{identity[:32]}-{precision}-openvino{version}-{_FORMAT}")
 
 
@@ -135,7 +135,7 @@ def _convert(
         engines.append(compiled(folder))
         engines[0].export(folder)
 
-    converted = openvino_engine.convert(torch_engine)
+    converted = openvino_conversion.convert(torch_engine)
     expected = probe(description, tokenizer, torch_engine)
     if precision == "int8":
         converted = _quantize(converted, config, tokenizer)
@@ -148,4 +148,4 @@ def _quantize(converted: Any, config: Config, tokenizer: TextTokenizer) -> Any:
     texts = read_calibration_texts(config.calibration_texts)
     logger.info("Setting the ranges of int8 by %d texts, once; it may take minutes.", len(texts))
     shorter = TextTokenizer.from_saved(tokenizer.saved(), _CALIBRATION_LENGTH)
-    return openvino_engine.quantize(converted, [shorter.pad([e]) for e in shorter.encode(texts)])
+    return openvino_conversion.quantize(converted, [shorter.pad([e]) for e in shorter.encode(texts)])

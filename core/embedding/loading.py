@@ -137,10 +137,10 @@ def _plan(description: ModelDescription, config: Config) -> _Plan:
 
 def _openvino_precisions(config: Config) -> frozenset[str] | None:
     """None when OpenVINO does not work and was not asked for by name."""
-    from emb_model_provider.core.embedding import openvino_engine
+    from emb_model_provider.core.embedding import openvino_library
 
     try:
-        return openvino_engine.native_precisions()
+        return openvino_library.native_precisions()
     except MissingDependencyError as error:
         if config.engine == "openvino":
             raise

@@ -1,21 +1,14 @@
-"""Token ids to hidden states with OpenVINO on the CPU; the only file that knows it."""
+"""Token ids to hidden states with OpenVINO on the CPU; models of it written and read."""
 
-import ctypes
-import functools
-import importlib
-import logging
 import os
-import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from emb_model_provider.core.embedding import openvino_library
 from emb_model_provider.core.embedding.engine import (
-    BUILDING,
     CPU_START_COST,
     CPU_TOKEN_BUDGET,
     Engine,
@@ -24,10 +17,6 @@ from emb_model_provider.core.embedding.engine import (
 from emb_model_provider.core.embedding.mapped_files import release
 from emb_model_provider.core.embedding.pooling import Floats, Integers
 from emb_model_provider.core.embedding.tokenization import Batch
-from emb_model_provider.core.errors import MissingDependencyError
-
-if TYPE_CHECKING:
-    from emb_model_provider.core.embedding.torch_engine import TorchEngine
 
 _MODEL, _COMPILED = "model.xml", "model.blob"
 
@@ -108,53 +97,6 @@ class OpenVinoEngine(Engine):
         (folder / _COMPILED).write_bytes(blob if isinstance(blob, bytes) else blob.getvalue())
 
 
-def version() -> str:
-    """Version of the installed OpenVINO.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-    """
-    return str(_openvino().__version__).partition("-")[0]
-
-
-@contextmanager
-def _traceable(model: Any) -> Iterator[None]:
-    """Masks that can be traced, while a model is: what comes of it is verified by its vectors.
-
-    Eager attention adds a large negative number to what is masked, so that a padding token that may see no
-    other one (in a sliding window) does not become NaN. A mask function made for single indices takes arrays
-    of them as well, and needs no torch.vmap, which cannot be traced (transformers' masking_utils.py).
-    """
-    from transformers import masking_utils
-
-    def broadcast(mask_function: Any) -> Any:
-        return lambda *indices: mask_function(*masking_utils._non_vmap_expansion_sdpa(*indices))
-
-    replaced = {"_vmap_expansion_sdpa": broadcast, "TransformGetItemToIndex": nullcontext}
-    known = all(hasattr(masking_utils, name) for name in (*replaced, "_non_vmap_expansion_sdpa"))
-    before = {name: getattr(masking_utils, name) for name in replaced if known}
-    attention = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        for name in before:
-            setattr(masking_utils, name, replaced[name])
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(masking_utils, name, value)
-        model.set_attn_implementation(attention)
-
-
-def native_precisions() -> frozenset[str]:
-    """The precisions that this CPU computes in by itself, without emulation.
-
-    Raises:
-        MissingDependencyError: OpenVINO is not installed.
-    """
-    found = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return frozenset(name.lower() for name in found) & {"bf16", "fp16", "int8"} | {"fp32"}
-
-
 def model_inputs(batch: Batch, *, with_type_ids: bool) -> dict[str, Integers]:
     """A batch by the names of a converted model's inputs."""
     inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
@@ -163,66 +105,9 @@ def model_inputs(batch: Batch, *, with_type_ids: bool) -> dict[str, Integers]:
     return inputs
 
 
-def convert(engine: "TorchEngine") -> Any:
-    """The transformer of a torch engine as an `openvino.Model`; shares its weights in memory.
-
-    Raises:
-        Exception: OpenVINO cannot trace it; of many types.
-    """
-    import torch
-
-    names = ["input_ids", "attention_mask", *(n for n in ("token_type_ids",) if n in engine.takes)]
-
-    class LastHiddenState(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = engine.model
-
-        def forward(self, *inputs: torch.Tensor) -> Any:
-            return self.model(**dict(zip(names, inputs, strict=True))).last_hidden_state
-
-    # One row is padded: a mask of ones may be dropped while tracing.
-    mask = torch.tensor([[1] * 8, [1] * 5 + [0] * 3])
-    examples = {"input_ids": mask, "attention_mask": mask, "token_type_ids": torch.zeros_like(mask)}
-    with BUILDING, _quiet("transformers"), _traceable(engine.model), torch.inference_mode(False):
-        model = _openvino().convert_model(
-            LastHiddenState().eval(), example_input=tuple(examples[name] for name in names)
-        )
-    for port, name in zip(model.inputs, names, strict=True):
-        port.get_tensor().set_names({name})
-        port.get_node().set_partial_shape(_openvino().PartialShape([-1, -1]))
-    model.validate_nodes_and_infer_types()
-    return model
-
-
-def quantize(model: Any, samples: Sequence[Batch]) -> Any:
-    """A converted model with int8 matrix products, their ranges set by what the samples make of them.
-
-    Args:
-        model: An `openvino.Model`.
-        samples: Batches of typical texts.
-
-    Raises:
-        MissingDependencyError: NNCF is not installed.
-        Exception: NNCF cannot do it; of many types.
-    """
-    nncf = _nncf()
-    with_type_ids = any(port.get_any_name() == "token_type_ids" for port in model.inputs)
-    inputs = [model_inputs(sample, with_type_ids=with_type_ids) for sample in samples]
-    # Its progress bars belong on stderr, where they do not mix with a program's output.
-    with BUILDING, _quiet("nncf"), redirect_stdout(sys.stderr):
-        return nncf.quantize(
-            model,
-            nncf.Dataset(inputs),
-            model_type=nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.MIXED,  # activations lie on both sides of zero, unevenly
-            subset_size=len(inputs),
-        )
-
-
 def save(model: Any, folder: Path) -> None:
     """Write a converted model, weights as they are, into `folder`."""
-    _openvino().save_model(model, folder / _MODEL, compress_to_fp16=False)
+    openvino_library.openvino().save_model(model, folder / _MODEL, compress_to_fp16=False)
 
 
 def compile_model(
@@ -232,7 +117,7 @@ def compile_model(
 
     Args:
         model: An `openvino.Model`, or the folder that `save` wrote.
-        precision: One of `native_precisions`.
+        precision: One of `openvino_library.native_precisions()`.
         threads: Threads per forward pass.
         head_width: Width of an attention head, where it is known.
     """
@@ -240,7 +125,7 @@ def compile_model(
     if isinstance(model, Path):
         # Not mapped into memory: the folder is about to be renamed, which Windows forbids for mapped files.
         model, options = model / _MODEL, {**options, "ENABLE_MMAP": False}
-    return OpenVinoEngine(_core().compile_model(model, "CPU", options), precision, head_width)
+    return OpenVinoEngine(openvino_library.core().compile_model(model, "CPU", options), precision, head_width)
 
 
 def load(
@@ -250,9 +135,11 @@ def load(
     options, weights = _options(precision, threads), (folder / _MODEL).with_suffix(".bin")
     try:
         blob = (folder / _COMPILED).read_bytes()
-        compiled = _core().import_model(blob, "CPU", {**options, "WEIGHTS_PATH": str(weights)})
+        compiled = openvino_library.core().import_model(
+            blob, "CPU", {**options, "WEIGHTS_PATH": str(weights)}
+        )
     except (OSError, RuntimeError):  # made on another kind of CPU
-        compiled = _core().compile_model(folder / _MODEL, "CPU", options)
+        compiled = openvino_library.core().compile_model(folder / _MODEL, "CPU", options)
     release(weights)  # most of them were copied into the order that the CPU likes
     return OpenVinoEngine(compiled, precision, head_width, weights)
 
@@ -260,7 +147,7 @@ def load(
 def _options(precision: Precision, threads: int) -> dict[str, Any]:
     names = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
     # What int8 leaves alone is computed in bf16, where the CPU has it.
-    names["int8"] = names["bf16" if "bf16" in native_precisions() else "fp32"]
+    names["int8"] = names["bf16" if "bf16" in openvino_library.native_precisions() else "fp32"]
     return {
         "INFERENCE_PRECISION_HINT": names[precision],
         "PERFORMANCE_HINT": "LATENCY",  # one forward pass at a time, on all threads
@@ -269,75 +156,3 @@ def _options(precision: Precision, threads: int) -> dict[str, Any]:
         "ENABLE_CPU_PINNING": False,  # the workers of a server would all be pinned to the same cores
         "CACHE_MODE": "OPTIMIZE_SIZE",  # an export leaves out the weights, which lie in the .bin
     }
-
-
-@functools.cache
-def _openvino() -> Any:
-    try:
-        return _without_telemetry("openvino")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "The engine openvino is not installed. Install it with "
-            '`pip install "emb-model-provider[openvino]"`, or set engine (EMB_PROVIDER_ENGINE) to torch.'
-        ) from error
-
-
-@functools.cache
-def _nncf() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _without_telemetry("nncf")
-    except ImportError as error:
-        raise MissingDependencyError(
-            'The precision int8 needs NNCF. Install it with `pip install "emb-model-provider[int8]"`, or set '
-            "precision (EMB_PROVIDER_PRECISION) to bf16 or fp32."
-        ) from error
-
-
-def _without_telemetry(name: str) -> Any:
-    """Import a package of OpenVINO's, without what it reports.
-
-    Importing it posts an event to Google Analytics and writes into the home folder, from 2024.2 on,
-    unless `openvino_telemetry` is missing (openvino/tools/ovc/telemetry_utils.py). Nothing of ours may
-    wait for a network or report on users, so it is missing during the import.
-    """
-    hide = {} if name in sys.modules else {"openvino_telemetry": None}
-    before = {hidden: sys.modules[hidden] for hidden in hide if hidden in sys.modules}
-    sys.modules.update(hide)  # type: ignore[arg-type]  # None makes the import fail
-    try:
-        return importlib.import_module(name)
-    finally:
-        for hidden in hide:
-            del sys.modules[hidden]
-        sys.modules.update(before)
-
-
-@functools.cache
-def _core() -> Any:
-    """The process's one Core, never destroyed in a forked child: it would wait there for lost threads."""
-    core = _openvino().Core()
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: ctypes.pythonapi.Py_IncRef(ctypes.py_object(core)))
-    return core
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Tracing warns of every branch of the model's code, and quantisation draws bars.
-
-    What comes of them is verified by its vectors. `name` is that of the library's logger. OpenVINO changes
-    the root logger meanwhile, and leaves it so when a conversion fails.
-    """
-    logger, root = logging.getLogger(name), logging.getLogger()
-    before = logger.level
-    level, filters, handlers = root.level, list(root.filters), list(root.handlers)
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
-        root.setLevel(level)
-        root.filters[:], root.handlers[:] = filters, handlers
