@@ -163,7 +163,7 @@ def measure_pairs(model: EmbeddingModel, path: Path, similarity: Similarity) -> 
     if len(set(scores)) < 2:
         raise SystemExit(f"{path}: a rank correlation needs pairs with different scores")
     texts = [first for _, first, _ in pairs] + [second for _, _, second in pairs]
-    vectors = model.embed(texts, "query", show_progress=True)
+    vectors = model.embed(texts, "query", show_progress=sys.stderr.isatty())
     correlation = spearmanr(scores, similarity(vectors[: len(pairs)], vectors[len(pairs) :]))
     return len(pairs), "Spearman", 100 * correlation.statistic
 
@@ -180,8 +180,10 @@ def measure_retrieval(model: EmbeddingModel, folder: Path, similarity: Similarit
         judged[query][document] = max(0.0, to_number(judgements, line, relevance))
     if len(documents) < 2 or not judged:
         raise SystemExit(f"{folder}: ranking needs two documents and a line in qrels/test.tsv")
-    vectors = model.embed(list(documents.values()), "document", show_progress=True)
-    asked_vectors = model.embed([queries[query] for query in judged], "query", show_progress=True)
+    vectors = model.embed(list(documents.values()), "document", show_progress=sys.stderr.isatty())
+    asked_vectors = model.embed(
+        [queries[query] for query in judged], "query", show_progress=sys.stderr.isatty()
+    )
     values = []
     for query, asked in zip(judged, asked_vectors, strict=True):
         scores = similarity(asked, vectors)

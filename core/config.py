@@ -13,8 +13,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     GetCoreSchemaHandler,
-    PositiveFloat,
-    PositiveInt,
     SecretStr,
     StringConstraints,
     ValidationError,
@@ -32,6 +30,8 @@ from emb_model_provider.core.errors import ConfigError
 
 ENV_PREFIX = "EMB_PROVIDER_"
 SOURCES = ("huggingface", "modelscope", "auto")
+# What one of the adapters reads besides, of an environment that all of them share.
+_ADAPTER_VARIABLES = tuple(ENV_PREFIX + n for n in ("SHOW_PROGRESS", "EMBED_BATCH_SIZE", "NUM_WORKERS"))
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -69,7 +69,7 @@ def _parse_json(value: Any) -> Any:
     if isinstance(value, str):
         try:
             return json.loads(value)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"not JSON ({error})") from error
     return dict(value) if isinstance(value, ModelMapping) else value
 
@@ -89,7 +89,9 @@ def _parse_device(value: Any) -> str:
 
 
 def _parse_devices(value: Any) -> tuple[str, ...]:
-    names = value.split(",") if isinstance(value, str) else list(value)
+    if not isinstance(value, str | list | tuple | set | frozenset):
+        raise ValueError("not a list of devices")
+    names = value.split(",") if isinstance(value, str) else value
     return tuple(_parse_device(name) for name in names if str(name).strip())
 
 
@@ -103,6 +105,19 @@ def _not_blank(value: str) -> str:
     return value
 
 
+def _check_text(value: str) -> None:
+    """Neither a path nor a prompt may hold these; they would fail later, as something else."""
+    if "\0" in value:
+        raise ValueError("a null character")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("not valid Unicode") from None
+
+
+# What fits the counters of the libraries below, and what a clock can wait for: a day.
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Fingerprint = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[0-9a-fA-F]{64}$")]
 
 
@@ -162,10 +177,10 @@ class Config(BaseSettings):
         default=(),
         description="several of cpu, cuda:N and mps, joined by commas: lists are divided among them",
     )
-    max_batch_size: PositiveInt = Field(
+    max_batch_size: Count = Field(
         default=64, description="a whole number of texts per forward pass, 1 or more"
     )
-    max_context_length: PositiveInt | None = Field(
+    max_context_length: Count | None = Field(
         default=None, description="a whole number of tokens, 1 or more; can only shorten the model's own"
     )
     trust_remote_code: bool = Field(
@@ -185,7 +200,7 @@ class Config(BaseSettings):
         default="saved",
         description="saved (the model's files), or recommended (its card's, where the files carry none)",
     )
-    truncate_dim: PositiveInt | None = Field(
+    truncate_dim: Count | None = Field(
         default=None,
         description="a whole number of components, 1 to the model's dimension, for a model trained for it",
     )
@@ -208,11 +223,12 @@ class Config(BaseSettings):
     expected_fingerprint: Fingerprint | None = Field(
         default=None, description="64 hexadecimal digits, as get_model_info() shows them"
     )
-    connect_timeout: PositiveFloat = Field(
-        default=10.0, description="seconds, above 0, until a hub must have listed the model's files"
+    connect_timeout: Seconds = Field(
+        default=10.0,
+        description="seconds, above 0, a day at most, until a hub must have listed the model's files",
     )
-    download_stall_timeout: PositiveFloat = Field(
-        default=30.0, description="seconds, above 0, that a download may go on without a byte"
+    download_stall_timeout: Seconds = Field(
+        default=30.0, description="seconds, above 0, a day at most, that a download may go on without a byte"
     )
     cache_dir: str = Field(
         default="~/.cache/emb-model-provider",
@@ -231,8 +247,8 @@ class Config(BaseSettings):
         default=None,
         description="a file of texts, one per line, that set the ranges of int8; built-in ones when unset",
     )
-    num_threads: PositiveInt | None = Field(
-        default=None, description="a whole number of threads, 1 or more; what the machine allows when unset"
+    num_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        default=None, description="a whole number of threads, 1 to 1024; what the machine allows when unset"
     )
 
     if not TYPE_CHECKING:  # type checkers and editors know the arguments from the fields
@@ -242,12 +258,28 @@ class Config(BaseSettings):
                 super().__init__(**settings)
             except ValidationError as error:
                 raise ConfigError(self._explain(error)) from error
+            except UnicodeDecodeError as error:
+                raise ConfigError(
+                    f"{os.path.abspath('.env')} is not UTF-8 ({error}). Save it as UTF-8, or start the "
+                    "process in another folder."
+                ) from error
+            except OSError as error:  # another user's, or in another user's folder
+                warnings.warn(f"The settings in .env are not used: {error}", UserWarning, stacklevel=2)
+                self.__init__(**settings, _env_file=None)
+                return
             self._warn_of_unknown_variables()
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_what_is_no_text(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            _check_text(value)
+        return value
 
     @field_validator("modelscope_cache_dir", "model_path", "cache_dir", "calibration_texts")
     @classmethod
     def _expand_home(cls, value: str | None) -> str | None:
-        return value and os.path.expanduser(value)
+        return None if value is None else os.path.expanduser(_not_blank(value))
 
     @classmethod
     def settings_customise_sources(
@@ -302,12 +334,20 @@ class Config(BaseSettings):
     @classmethod
     def _warn_of_unknown_variables(cls) -> None:
         """A mistyped variable would otherwise change nothing, in silence."""
-        known = [cls.variable(name) for name in cls.model_fields]
+        known = [*(cls.variable(name) for name in cls.model_fields), *_ADAPTER_VARIABLES]
         for variable in os.environ:
             if variable.upper().startswith(ENV_PREFIX) and variable.upper() not in known:
                 near = difflib.get_close_matches(variable.upper(), known, n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 warnings.warn(f"{variable} is not a setting{hint}", UserWarning, stacklevel=3)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        frozen = type(self) if self.model_config["frozen"] else Config
+        if name in frozen.model_fields:
+            raise ConfigError(
+                f"{name} cannot change once the model may be in use; make a new object with it."
+            )
+        super().__setattr__(name, value)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and self._key() == other._key()
@@ -323,3 +363,19 @@ class Config(BaseSettings):
         if type(self) is Config:
             return self
         return Config.model_construct(**{n: getattr(self, n) for n in Config.model_fields})
+
+
+def check_name(model_name: str) -> str:
+    """A model's name that is given elsewhere than in a Config, checked as one of a Config is.
+
+    Raises:
+        ConfigError: It is not a name.
+    """
+    try:
+        if not isinstance(model_name, str):
+            raise ValueError(f"Input should be a valid string, not {type(model_name).__name__}")
+        _check_text(_not_blank(model_name))
+    except ValueError as error:
+        allowed = Config.model_fields["model_name"].description
+        raise ConfigError(f"{error}; got {model_name!r}. A model's name is {allowed}.") from error
+    return model_name

@@ -4,7 +4,7 @@
     ├── ConfigError (ValueError)                 a setting is impossible
     ├── EmbeddingInputError                      the caller's texts
     │   ├── TextTypeError (TypeError)            not a text, or not a list of texts
-    │   └── TextValueError (ValueError)          a text that cannot be encoded
+    │   └── TextValueError (ValueError)          a text that cannot be embedded
     ├── NonFiniteEmbeddingError (RuntimeError)   the model answered NaN or infinity
     └── ModelLoadError (RuntimeError)            no usable model
         ├── ModelNotLoadedError                  asked for vectors before load_model
@@ -42,7 +42,7 @@ class TextTypeError(EmbeddingInputError, TypeError):
 
 
 class TextValueError(EmbeddingInputError, ValueError):
-    """A text that is not valid Unicode, such as one holding a lone surrogate."""
+    """A text that is not valid Unicode, or too long where that is refused; or an impossible argument."""
 
 
 class NonFiniteEmbeddingError(EmbeddingProviderError, RuntimeError):

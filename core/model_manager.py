@@ -1,11 +1,12 @@
 """From a Config to a loaded model: the front door of the core."""
 
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
-from emb_model_provider.core.config import Config
+from emb_model_provider.core.config import Config, check_name
 from emb_model_provider.core.embedding.model import EmbeddingModel
 from emb_model_provider.core.errors import ModelNotLoadedError
 from emb_model_provider.core.loaders.base import BaseModelLoader
@@ -25,6 +26,13 @@ class _SharedModels:
     def __init__(self) -> None:
         self._models: WeakValueDictionary[tuple[Config, str], LoadedModel] = WeakValueDictionary()
         self._locks: dict[tuple[Config, str], threading.Lock] = {}
+        self._guard = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew_locks)
+
+    def _renew_locks(self) -> None:
+        """A load may have been under way: its thread did not come along, and would hold its lock for ever."""
+        self._locks = {}
         self._guard = threading.Lock()
 
     def load(self, config: Config, model_name: str, loaders: dict[str, BaseModelLoader]) -> LoadedModel:
@@ -86,9 +94,9 @@ class ModelManager:
         Raises:
             NoModelError: Several candidates failed; lists each with its reason.
             ModelLoadError: The only candidate failed; the subclass says how.
-            ConfigError: The device is not there.
+            ConfigError: The name is none, or the device is not there.
         """
-        name = model_name or self.config.model_name
+        name = self.config.model_name if model_name is None else check_name(model_name)
         self._loaded = _shared.load(self.config.core(), name, self._loaders)
         model = self._loaded.model
         # A folder the user gave, or a package, comes from neither hub: the configured loader has it.

@@ -11,6 +11,8 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Literal
 
+from emb_model_provider.core.errors import ConfigError
+
 MULTILINGUAL = "multilingual"
 
 
@@ -77,7 +79,12 @@ def list_models(
         min_length: Tokens that a text may have at least; a static model has no limit.
         source: Only models with an id on this hub.
         plain: Only models that load with the default settings.
+
+    Raises:
+        ConfigError: There is no such hub.
     """
+    if source not in (None, "huggingface", "modelscope"):
+        raise ConfigError(f"Unknown model source: {source}. source takes huggingface or modelscope.")
     return tuple(
         model
         for model in _read()

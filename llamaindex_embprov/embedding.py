@@ -7,9 +7,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from emb_model_provider.core.config import Config
 from emb_model_provider.core.embedding.texts import check_texts
-from emb_model_provider.core.errors import ConfigError
 from emb_model_provider.core.lazy_model import LazyModel
 
 
@@ -38,7 +36,7 @@ class EmbProviderEmbedding(LazyModel, BaseEmbedding):
         ConfigError: A setting is unknown or impossible.
     """
 
-    model_config = SettingsConfigDict(frozen=False)  # LlamaIndex assigns callback_manager; see __setattr__
+    model_config = SettingsConfigDict(frozen=False)  # LlamaIndex assigns callback_manager
 
     embed_batch_size: int = Field(
         default=512, gt=0, le=2048, description="a whole number of texts per slice, 1 to 2048"
@@ -105,10 +103,3 @@ class EmbProviderEmbedding(LazyModel, BaseEmbedding):
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         return await self.aembed(texts, "document")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in Config.model_fields:
-            raise ConfigError(
-                f"{name} cannot change once the model may be in use; make a new object with it."
-            )
-        super().__setattr__(name, value)

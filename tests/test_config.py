@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
+from pydantic_settings import DotEnvSettingsSource
 
 from emb_model_provider.core.config import Config
 from emb_model_provider.core.errors import ConfigError, EmbeddingProviderError
@@ -61,6 +62,7 @@ BAD: list[tuple[str, str, str]] = [
     ("devices", "cpu,tpu", "cpu, cuda:N and mps, joined by commas"),
     ("max_batch_size", "0", "1 or more"),
     ("max_batch_size", "many", "1 or more"),
+    ("max_batch_size", "1" + "0" * 20, "1 or more"),
     ("max_context_length", "-1", "1 or more"),
     ("trust_remote_code", "maybe", "true or false"),
     ("allow_pickle_weights", "sometimes", "true or false"),
@@ -71,10 +73,14 @@ BAD: list[tuple[str, str, str]] = [
     ("allow_substitutes", "perhaps", "true or false"),
     ("expected_fingerprint", "abc", "64 hexadecimal digits"),
     ("connect_timeout", "0", "seconds, above 0"),
+    ("connect_timeout", "inf", "a day at most"),
+    ("connect_timeout", "nan", "a day at most"),
+    ("download_stall_timeout", "1e9", "a day at most"),
     ("download_stall_timeout", "soon", "seconds, above 0"),
     ("engine", "jax", "torch, openvino or sentence-transformers"),
     ("precision", "fp8", "fp32, bf16, fp16, int8 or auto"),
-    ("num_threads", "0", "1 or more"),
+    ("num_threads", "0", "1 to 1024"),
+    ("num_threads", "1000000000000", "1 to 1024"),
 ]
 
 
@@ -162,7 +168,7 @@ class TestEverySetting:
         self, monkeypatch: pytest.MonkeyPatch, name: str, variable: str, content: str, expected: Any
     ) -> None:
         config = Config()
-        with pytest.raises(ValidationError, match="frozen"):
+        with pytest.raises(ConfigError, match=f"{name} cannot change"):
             setattr(config, name, expected)
 
 
@@ -235,6 +241,51 @@ class TestBadSetting:
         assert isinstance(caught.value, ConfigError)
         assert isinstance(caught.value, EmbeddingProviderError)
 
+    @pytest.mark.parametrize("name", ["model_name", "model_path", "cache_dir", "revision", "query_prompt"])
+    @pytest.mark.parametrize(
+        ("bad", "reason"), [("a\0b", "null character"), ("a\ud800", "not valid Unicode")]
+    )
+    def test_text_that_is_none_is_refused_at_once(self, name: str, bad: str, reason: str) -> None:
+        with pytest.raises(ConfigError, match=rf"{reason}; got .*{name} \(EMB_PROVIDER_"):
+            Config(**{name: bad})  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("name", "bad"),
+        [
+            ("devices", None),
+            ("devices", 5),
+            ("cache_dir", ""),
+            ("model_path", ""),
+            ("modelscope_model_mapping", "[" * 100_000),
+        ],
+    )
+    def test_of_another_type_is_refused(self, name: str, bad: Any) -> None:
+        with pytest.raises(ConfigError, match=rf"{name} \(EMB_PROVIDER_"):
+            Config(**{name: bad})
+
+    def test_dotenv_file_that_may_not_be_read_is_done_without(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The current folder may be another user's, such as root's for a service."""
+
+        read = DotEnvSettingsSource._read_env_files
+
+        def forbidden(source: DotEnvSettingsSource) -> Any:
+            if source.env_file is not None:
+                raise PermissionError(13, "Permission denied", ".env")
+            return read(source)
+
+        monkeypatch.setattr(DotEnvSettingsSource, "_read_env_files", forbidden)
+        with pytest.warns(UserWarning, match=r"The settings in \.env are not used: .*Permission denied"):
+            assert Config(max_batch_size=7).max_batch_size == 7
+
+    def test_dotenv_file_that_is_not_utf8_is_named(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / ".env").write_bytes("EMB_PROVIDER_QUERY_PROMPT=für".encode("latin-1"))
+        with pytest.raises(ConfigError, match=rf"{tmp_path / '.env'} is not UTF-8") as caught:
+            Config()
+        assert isinstance(caught.value.__cause__, UnicodeDecodeError)
+
     def test_several_at_once_are_all_named(self) -> None:
         with pytest.raises(ConfigError, match=r"(?s)device .*max_batch_size "):
             Config(device="tpu", max_batch_size=0)
@@ -257,6 +308,15 @@ class TestBadSetting:
         with pytest.warns(UserWarning, match=expected.replace("?", r"\?")) as caught:
             Config()
         assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("name", ["SHOW_PROGRESS", "EMBED_BATCH_SIZE", "NUM_WORKERS"])
+def test_the_variable_of_an_adapter_is_known_to_all(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, name: str
+) -> None:
+    monkeypatch.setenv(f"EMB_PROVIDER_{name}", "1")
+    Config()
+    assert not recwarn.list
 
 
 class TestToken:

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -157,6 +158,49 @@ class TestKeptModel:
         assert max(np.abs(v - vectors[0]).max() for v in vectors) <= 1e-6
         assert [entry.name.startswith(".making-") for entry in entries()] == [False]
 
+    @pytest.mark.parametrize("method", ["save_model", "export_model"])
+    def test_that_fills_the_disk_is_done_without(
+        self, toy_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
+    ) -> None:
+        """OpenVINO says so with a RuntimeError; another precision would have other vectors."""
+        library = openvino_library.openvino()
+        owner = library if method == "save_model" else library.CompiledModel
+
+        def full(*_: object, **__: object) -> None:
+            raise RuntimeError("basic_ios::clear: iostream error")
+
+        monkeypatch.setattr(owner, method, full)
+        precision = "bf16" if "bf16" in openvino_library.native_precisions() else "fp32"
+        model = load(toy_model, precision=precision)
+        assert (model.precision, type(engine_of(model))) == (precision, OpenVinoEngine)
+        assert "cannot be kept in" in caplog.text
+        assert "iostream error" in caplog.text
+        assert entries() == []
+
+    def test_that_cannot_be_used_once_stays(
+        self, toy_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Every byte is as it was written: this process is the one that cannot."""
+        first = load(toy_model).embed(TEXTS)
+        before = entries()
+
+        def ending(*_: object, **__: object) -> None:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(openvino_engine, "load", ending)
+            np.testing.assert_allclose(load(toy_model).embed(TEXTS), first, rtol=0, atol=1e-6)
+        assert "converting it again" in caplog.text
+        assert entries() == before
+        assert np.array_equal(load(toy_model).embed(TEXTS), first)
+
+    def test_of_another_process_may_be_put_in_place_meanwhile(self, toy_model: Path) -> None:
+        folder = Path(os.environ["EMB_PROVIDER_CACHE_DIR"], "converted")
+        folder.mkdir(parents=True)
+        (folder / ".making-gone").symlink_to(folder / "renamed between the list and the look")
+        load(toy_model)
+        assert any("openvino" in entry.name for entry in entries())
+
     def test_that_cannot_be_written_is_done_without(
         self, toy_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -239,6 +283,21 @@ class TestWithoutConversion:
         monkeypatch.setattr(openvino_library, "core", broken)
         assert isinstance(engine_of(load(toy_model)), TorchEngine)
         assert "Using torch" in caplog.text
+
+
+def test_a_folder_named_openvino_is_not_the_library(
+    toy_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model's repository has one, and Python takes a folder in the current one for a package."""
+    monkeypatch.setattr(openvino_library, "_without_telemetry", types.ModuleType)
+    openvino_library.openvino.cache_clear()
+    openvino_library.core.cache_clear()
+    try:
+        assert isinstance(engine_of(load(toy_model)), TorchEngine)
+        assert "The engine openvino is not installed" in caplog.text
+    finally:
+        openvino_library.openvino.cache_clear()
+        openvino_library.core.cache_clear()
 
 
 def test_nothing_is_said_of_a_conversion_that_works(

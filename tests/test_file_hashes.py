@@ -79,6 +79,29 @@ class TestHash:
         assert hashes.sha256(NAME) == hashlib.sha256(content).hexdigest()
         assert len(reads) == 2
 
+    def test_is_computed_again_of_another_file_of_the_same_size_and_time(
+        self, folder: ModelFolder, cache: Path
+    ) -> None:
+        """Images and archives that can be made again give every file one time."""
+        path = folder.path / NAME
+        os.utime(path, (1, 1))
+        assert FileHashes(folder, cache).sha256(NAME) == DIGEST
+        path.unlink()
+        path.write_bytes(CONTENT[::-1])
+        os.utime(path, (1, 1))
+        assert FileHashes(folder, cache).sha256(NAME) == hashlib.sha256(CONTENT[::-1]).hexdigest()
+
+    @pytest.mark.parametrize("known", [5, None, [], [1], {}, "text"])
+    def test_is_computed_again_when_the_record_has_something_else(
+        self, folder: ModelFolder, cache: Path, known: object
+    ) -> None:
+        FileHashes(folder, cache).sha256(NAME)
+        (record,) = (cache / "files").iterdir()
+        content = json.loads(record.read_text())
+        content["found"][NAME] = known
+        record.write_text(json.dumps(content))
+        assert FileHashes(folder, cache).sha256(NAME) == DIGEST
+
     def test_of_each_folder_is_kept_apart(self, folder: ModelFolder, cache: Path, reads: list[str]) -> None:
         other = ModelFolder(shutil.copytree(folder.path, folder.path.parent / "other"), "path")
         for place in (folder, other, folder):
@@ -147,6 +170,12 @@ class TestAnnounced:
         assert DIGEST in str(raised.value)
         assert hashlib.sha256(b"other bytes").hexdigest() in str(raised.value)
         assert FileHashes(folder, cache).announced == {NAME: DIGEST}
+
+    def test_may_be_of_an_empty_file(self, folder: ModelFolder, cache: Path) -> None:
+        (folder.path / "README.md").touch()
+        announced = {"README.md": hashlib.sha256(b"").hexdigest()}
+        FileHashes(folder, cache).announce(announced)
+        FileHashes(folder, cache).check(announced)
 
     def test_file_that_is_lost_is_named(self, folder: ModelFolder, cache: Path) -> None:
         with pytest.raises(ModelFilesError, match=r"gone\.bin"):

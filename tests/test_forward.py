@@ -121,20 +121,23 @@ class TestSeveralDevices:
 
 
 class TestTurns:
-    def test_a_query_goes_before_the_next_batch_of_a_list(self, toy_model: Path, inner: Engine) -> None:
+    @pytest.mark.parametrize("queries", [["a query that waits"], ["one that waits", "and another"]])
+    def test_queries_go_before_the_next_batch_of_documents(
+        self, toy_model: Path, inner: Engine, queries: list[str]
+    ) -> None:
         engine = WaitingEngine(inner)
         model = model_of(toy_model, engine, max_batch_size=8)
         with ThreadPoolExecutor(2) as pool:
             bulk = pool.submit(model.embed, TEXTS)
             assert engine.entered.acquire(timeout=60)
-            query = pool.submit(model.embed, ["a query that waits"], "query")
+            query = pool.submit(model.embed, queries, "query")
             turns = model._forward._turns[id(engine)]
             with turns._changed:
                 assert turns._changed.wait_for(lambda: turns._urgent or wake(turns), timeout=60)
             engine.proceed.release(2)
             query.result(60)
             assert not bulk.done()
-            assert [rows for rows, _ in engine.shapes][1] == 1
+            assert [rows for rows, _ in engine.shapes][1] == len(queries)
             engine.proceed.release(100)
             bulk.result(60)
 

@@ -131,6 +131,13 @@ class TestRevision:
         (repository(hf_cache(toy_model, ID)) / "refs" / "main").write_text(content)
         assert offline().find_local(ID) is None
 
+    @pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * 5000, b"../../elsewhere", b""])
+    def test_whose_reference_is_damaged_is_not_there(
+        self, hf_cache: HfCache, toy_model: Path, content: bytes
+    ) -> None:
+        (repository(hf_cache(toy_model, ID)) / "refs" / "main").write_bytes(content)
+        assert offline().find_local(ID) is None
+
     def test_is_downloaded_by_branch_and_then_found_by_commit(
         self, side: Side, other_model: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -188,5 +188,5 @@ class TestSettings:
             EmbProviderEmbeddings(**settings)
 
     def test_cannot_be_assigned(self, embeddings: EmbProviderEmbeddings) -> None:
-        with pytest.raises(ValueError, match="frozen"):
+        with pytest.raises(ConfigError, match="device cannot change"):
             embeddings.device = "cpu"

@@ -10,11 +10,12 @@ import pickle
 import shutil
 import subprocess
 import sys
+import textwrap
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -144,6 +145,33 @@ class TestAsync:
         assert len(await task) == len(texts)
         assert beats == 100
 
+    @pytest.mark.parametrize("texts", [["a single query"], ["a", "list"]])
+    def test_imports_nothing_in_the_event_loop(self, toy_model: Path, texts: list[str]) -> None:
+        """An import of numpy or OpenVINO would hold the loop up for 0.1 s at the first text."""
+        program = f"""
+            import asyncio, sys, threading
+            from emb_model_provider.core.lazy_model import LazyModel
+
+            class Recorder:
+                def find_spec(self, name, path=None, target=None):
+                    found.setdefault(threading.current_thread() is threading.main_thread(), []).append(name)
+
+            async def first_text():
+                lazy = LazyModel(model_path={str(toy_model)!r})
+                sys.meta_path.insert(0, recorder)
+                await lazy.aembed({texts!r}, "query")
+                sys.meta_path.remove(recorder)
+
+            found, recorder = {{}}, Recorder()
+            asyncio.run(first_text())
+            assert "numpy" in found[False]
+            print(found.get(True, []))
+        """
+        run = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120
+        )
+        assert run.stdout == "[]\n", run.stdout + run.stderr
+
     async def test_needs_no_thread_of_the_loops_own_pool(self, lazy: LazyModel) -> None:
         await asyncio.get_running_loop().shutdown_default_executor()
         assert len(await lazy.aembed(["query"], "query")) == 1
@@ -198,6 +226,30 @@ class TestAsync:
             with pytest.raises(asyncio.CancelledError):
                 await task
         assert await lazy.aembed(texts, "query") == lazy.embed(texts, "query")
+
+    async def test_a_cancelled_list_ends_with_the_batch_that_runs(
+        self, toy_model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its thread is the next list's, and the end of the program waits for it."""
+        lazy = LazyModel(model_path=str(toy_model), max_batch_size=1)
+        forward, running, go_on = lazy.model._forward, threading.Event(), threading.Event()
+        compute = forward._compute
+
+        def held(*args: Any, **options: Any) -> Any:
+            running.set()
+            assert go_on.wait(60)
+            return compute(*args, **options)
+
+        monkeypatch.setattr(forward, "_compute", held)
+        before = forward.forward_passes
+        task = asyncio.create_task(lazy.aembed([f"text {n}" for n in range(50)], "document"))
+        assert await asyncio.to_thread(running.wait, 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+        await lazy.aembed(["the", "next"], "document")
+        assert forward.forward_passes == before + 1 + 2
 
     def test_works_in_one_loop_after_another(self, lazy: LazyModel) -> None:
         answers = [asyncio.run(lazy.aembed(["query"], "query")) for _ in range(3)]

@@ -90,6 +90,12 @@ def test_a_bad_text_is_refused_before_it_waits(model: LengthModel, bad: str, err
     assert model.calls == []
 
 
+def test_an_unknown_role_is_refused_before_it_waits(model: LengthModel) -> None:
+    with pytest.raises(TextValueError, match="Unknown role 'querys'"):
+        MicroBatcher(model).submit("text", "querys")  # type: ignore[arg-type]
+    assert model.calls == []
+
+
 def test_one_text_that_fails_spoils_no_other(model: LengthModel) -> None:
     batcher = MicroBatcher(model)
     held(batcher, model)
@@ -162,6 +168,31 @@ def test_a_pending_text_is_answered_though_the_batcher_is_gone(model: LengthMode
     del batcher
     model.open()
     assert future.result(60).tolist() == [7.0]
+
+
+def test_the_end_of_a_program_waits_for_the_batch_that_runs() -> None:
+    """Python would abort where a thread comes back from an engine too late."""
+    program = """
+import atexit, threading
+import numpy as np
+from emb_model_provider.core.embedding.micro_batching import MicroBatcher
+running, proceed = threading.Event(), threading.Event()
+
+def embed(texts, role):
+    running.set()
+    proceed.wait()
+    print("computed", flush=True)
+    return np.zeros((len(texts), 1), np.float32)
+
+batcher = MicroBatcher(embed)
+batcher.submit("text", "query")
+running.wait()
+atexit.register(proceed.set)  # the last that is registered is the first that is called
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "computed\n", "")
 
 
 def test_a_program_ends_though_a_batcher_waits() -> None:

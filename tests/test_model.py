@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from emb_model_provider.core.embedding import model as model_module
 from emb_model_provider.core.embedding.model import EmbeddingModel, Role
+from emb_model_provider.core.embedding.pooling import Floats
 from emb_model_provider.core.embedding.prompts import ROLES
 from emb_model_provider.core.embedding.static_engine import StaticEngine
 from emb_model_provider.core.errors import (
@@ -88,6 +90,25 @@ def test_equal_texts_have_equal_vectors_in_every_place(toy: EmbeddingModel, text
 def test_every_batch_size_gives_the_oracles_vectors_in_order(toy_model: Path, batch_size: int) -> None:
     expected = load_oracle(toy_model).encode_query(TEXTS)
     assert_equal(load(toy_model, max_batch_size=batch_size).embed(TEXTS, "query"), expected)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, "4", 2.0])
+def test_a_batch_size_that_is_none_is_refused(toy: EmbeddingModel, batch_size: Any) -> None:
+    with pytest.raises(TextValueError, match="batch_size must be a whole number, 1 or more; got "):
+        toy.embed(["text"], batch_size=batch_size)
+
+
+@pytest.mark.parametrize("role", ["querys", "passage", "", None])
+def test_an_unknown_role_is_refused(toy: EmbeddingModel, role: Any) -> None:
+    """It would get the other role's prompt, and so wrong vectors in silence."""
+    for use in (
+        lambda: toy.prompt(role),
+        lambda: toy.embed(["text"], role),
+        lambda: toy.count_tokens(["text"], role),
+        lambda: next(toy.embed_stream(["text"], role)),
+    ):
+        with pytest.raises(TextValueError, match="Unknown role"):
+            use()
 
 
 def test_no_texts_are_no_vectors(toy: EmbeddingModel) -> None:
@@ -175,8 +196,26 @@ class TestStream:
         texts[13] = bad
         stream = toy.embed_stream(texts)
         assert_equal(next(stream), toy.embed(texts[:4]))
+        later: list[Floats] = []
         with pytest.raises(error, match="Text 13 "):
-            list(stream)
+            later += stream  # takes what comes until it fails
+        assert_equal(np.concatenate(later), toy.embed(texts[4:13]))
+
+    @pytest.mark.usefixtures("small_windows")
+    @pytest.mark.parametrize("good", [0, 1, 4, 5, 8, 11])
+    def test_of_a_source_that_fails_gives_what_came_before(self, toy: EmbeddingModel, good: int) -> None:
+        expected = [f"text {i}" for i in range(good)]
+
+        def texts() -> Iterator[str]:
+            yield from expected
+            raise OSError("the disk is gone")
+
+        found: list[Floats] = []
+        with pytest.raises(OSError, match="the disk is gone"):
+            found += itertools.chain.from_iterable(toy.embed_stream(texts()))
+        assert len(found) == good
+        if good:
+            assert_equal(np.array(found), toy.embed(expected))
 
     @pytest.mark.parametrize("texts", ["a bare text", b"bytes", None])
     def test_of_what_is_no_list_of_texts_is_refused(self, toy: EmbeddingModel, texts: Any) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from emb_model_provider.core.config import Config
-from emb_model_provider.core.errors import ModelLoadError, ModelNotLoadedError
+from emb_model_provider.core.errors import ConfigError, ModelLoadError, ModelNotLoadedError
 from emb_model_provider.core.loaders.base import BaseModelLoader
 from emb_model_provider.core.loaders.huggingface import HuggingFaceModelLoader
 from emb_model_provider.core.model_manager import ModelManager
@@ -55,6 +55,18 @@ def test_real_texts_get_the_oracles_vectors_in_order(
     np.testing.assert_allclose(manager.generate_embeddings(real_texts), expected, atol=1e-5)
     few = manager.generate_batch_embeddings(real_texts[:20], batch_size=1)
     np.testing.assert_allclose(few, expected[:20], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\0b/c", "a/b\ud800", 5])
+def test_a_name_that_is_none_is_refused(name: Any) -> None:
+    with pytest.raises(ConfigError, match="A model's name is a name `owner/name` on a hub, or a folder"):
+        ModelManager(Config(offline=True)).load_model(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "owner/" + "x" * 300, "~nobody/x", "./" + "x" * 300])
+def test_a_name_that_no_file_can_have_is_not_found(name: str) -> None:
+    with pytest.raises(ModelLoadError):
+        ModelManager(Config(offline=True)).load_model(name)
 
 
 class TestVectors:

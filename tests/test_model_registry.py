@@ -13,6 +13,7 @@ import pytest
 
 from emb_model_provider.core import list_models
 from emb_model_provider.core.config import Config
+from emb_model_provider.core.errors import ConfigError
 from emb_model_provider.core.model_names import DEFAULT_MODELSCOPE_MAPPING
 from emb_model_provider.core.model_registry import MULTILINGUAL, RegisteredModel, find
 
@@ -246,6 +247,10 @@ class TestSearch:
         found = {model.name for model in list_models(**conditions)}
         assert inside in found
         assert outside not in found
+
+    def test_on_an_unknown_hub_is_an_error(self) -> None:
+        with pytest.raises(ConfigError, match="Unknown model source: gitlab"):
+            list_models(source="gitlab")  # type: ignore[arg-type]
 
     def test_that_nothing_meets_is_empty(self) -> None:
         assert list_models(max_dimension=1) == ()

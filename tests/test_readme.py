@@ -1,4 +1,6 @@
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 from readme_tables import README, with_tables
@@ -29,6 +31,19 @@ def test_the_example_of_each_framework_finds_the_passage(
     printed = capsys.readouterr().out
     assert "Cats purr." in printed
     assert "Dogs bark." not in printed
+
+
+def test_the_cached_embeddings_come_from_the_store_the_second_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(next(e for e in examples if "CacheBacked" in e), str(README), "exec"), names)
+    assert capsys.readouterr().out.startswith("2 vectors, kept under ")
+    vectors = names["embeddings"].embed_documents(["Cats purr.", "Dogs bark."])
+    monkeypatch.setattr(type(names["embeddings"]), "embed_documents", lambda *_: pytest.fail("not kept"))
+    assert names["cached"].embed_documents(["Cats purr.", "Dogs bark."]) == vectors
 
 
 def test_the_seeds_program_runs(capsys: pytest.CaptureFixture[str]) -> None:

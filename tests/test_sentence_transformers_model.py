@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from emb_model_provider.core.config import Config
+from emb_model_provider.core.embedding import model as model_module
 from emb_model_provider.core.embedding.folder import ModelFolder
 from emb_model_provider.core.embedding.loading import load_embedding_model
 from emb_model_provider.core.errors import (
+    ConfigError,
     MissingDependencyError,
+    TextTypeError,
     TextValueError,
     UnsupportedModelError,
 )
@@ -71,6 +74,33 @@ def test_prompts_truncation_and_shorter_vectors_are_ours(toy_model: Path) -> Non
     assert np.abs(own - theirs).max() <= 1e-5
     with pytest.raises(TextValueError, match="Text 0 has 11 tokens"):
         load(toy_model, engine=ENGINE, max_context_length=5, on_truncation="error").embed(TEXTS)
+
+
+def test_a_stream_has_the_vectors_of_a_list(toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_module, "WINDOW_TEXTS", 4)
+    model = load(toy_model, engine=ENGINE, on_truncation="error", max_context_length=30)
+    parts = list(model.embed_stream(iter(TEXTS), "query"))
+    assert [len(part) for part in parts] == [4, 2]
+    assert np.abs(np.concatenate(parts) - model.embed(TEXTS, "query")).max() <= 1e-6
+    with pytest.raises(TextValueError, match="Text 5 has "):
+        list(model.embed_stream(["short"] * 5 + ["long " * 50]))
+    with pytest.raises(TextTypeError, match="Text 5 "):
+        list(model.embed_stream(["short"] * 5 + [5]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"devices": ("cpu", "cpu")}, "runs on one device"),
+        ({"truncate_dim": 999}, "has vectors of 32 components"),
+        ({"max_context_length": 2}, "leaves no room for text"),
+    ],
+)
+def test_settings_that_it_would_not_keep_are_refused(
+    toy_model: Path, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load(toy_model, engine=ENGINE, **settings)
 
 
 @pytest.mark.parametrize("key", ["model_args", "model_kwargs", "tokenizer_args", "config_kwargs"])

@@ -158,7 +158,8 @@ def test_a_batch_is_padded_to_its_longest(toy_tokenizer: TextTokenizer) -> None:
     texts = ["hello world", "", "hello"]
     batch = toy_tokenizer.pad(toy_tokenizer.encode(texts))
     assert batch.mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]
-    assert batch.type_ids is None
+    assert batch.type_ids is not None
+    assert not batch.type_ids.any()
     rows = ids(toy_tokenizer, texts)
     assert [row[:n].tolist() for row, n in zip(batch.ids, map(len, rows), strict=True)] == rows
     assert set(batch.ids[batch.mask == 0].tolist()) == {0}

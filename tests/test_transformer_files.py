@@ -81,3 +81,19 @@ def test_code_of_the_models_own_needs_trust(folder: ModelFolder) -> None:
         read_transformer_files(folder)
     config, _ = read_transformer_files(folder, trust_remote_code=True)
     assert config["auto_map"] == {"AutoModel": "modeling.Model"}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"rope_scaling": {"type": "longrope", "factor": 4.0}}, "type 'longrope'"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "dynamic"}}}, "rope_type 'dynamic'"),
+        ({"model_type": "big_bird"}, "big_bird"),
+    ],
+)
+def test_a_model_whose_vectors_depend_on_other_texts_is_refused(
+    folder: ModelFolder, values: dict[str, Any], said: str
+) -> None:
+    set_keys(folder, "config.json", **values)
+    with pytest.raises(UnsupportedModelError, match=rf"config\.json: .*{said}.* depends? on"):
+        read_transformer_files(folder)

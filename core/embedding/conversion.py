@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 3  # of an entry's files
+_FORMAT = 4  # of an entry's files
 _TOKENIZER = "tokenizer.json"
 
 # Tokens of a text that int8's ranges are set by: longer ones hold nothing new, and take minutes.
@@ -70,8 +70,10 @@ def load_converted(
         try:
             return _read(cache.folder, config, precision, description.head_width)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            logger.warning("The converted model in %s cannot be used (%s).", cache.folder, error)
-            cache.discard()
+            # It stays: every byte is as it was written, and others may be able to use it.
+            logger.warning(
+                "The converted model in %s cannot be used (%s); converting it again.", cache.folder, error
+            )
     tokenizer, engine = load_torch()
     try:
         return tokenizer, _convert(cache, description, config, precision, tokenizer, engine)

@@ -7,6 +7,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from emb_model_provider.core.embedding.file_hashes import FileHashes, sha256_of
@@ -39,7 +40,7 @@ class ConvertedCache:
             FileHashes(ModelFolder(self.folder, "cache"), self._cache_dir).check(manifest)
         except FileNotFoundError:
             return False
-        except (OSError, ValueError, TypeError, AttributeError, ModelFilesError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError, ModelFilesError) as error:
             logger.warning("The converted model in %s is damaged (%s) and made again.", self.folder, error)
             self.discard()
             return False
@@ -93,5 +94,6 @@ class ConvertedCache:
     def _remove_abandoned(self) -> None:
         """What a process left that was killed while it made an entry."""
         for folder in self.folder.parent.glob(f"{_MAKING}*"):
-            if time.time() - folder.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileNotFoundError):  # its maker has just put it in place
+                if time.time() - folder.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""sha256 of a model's files, each computed once and remembered while size and time stay the same."""
+"""sha256 of a model's files, each computed once and remembered while size and times stay the same."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ _CHUNK = 1 << 20
 class FileHashes:
     """The hashes of one model folder's files, kept in our own cache folder.
 
-    Two kinds are kept: what a file's bytes were found to be, with the size and time they were found at;
+    Two kinds are kept: what a file's bytes were found to be, with the size and times they were found at;
     and what the hub announced, which the bytes must be for ever.
     """
 
@@ -36,13 +36,13 @@ class FileHashes:
         Raises:
             ModelFilesError: The file is missing or cannot be read.
         """
-        path = self._folder.require(name)
-        state = path.stat()
-        known = self._content["found"].get(name)
-        if known and known[:2] == [state.st_size, state.st_mtime_ns]:
-            return str(known[2])
+        path = self._folder.present(name)
+        state = _state(path)
+        known = self._content["found"].get(name, [])
+        if known[:-1] == state:
+            return str(known[-1])
         found = sha256_of(path)
-        self._content["found"][name] = [state.st_size, state.st_mtime_ns, found]
+        self._content["found"][name] = [*state, found]
         self._write()
         return found
 
@@ -53,10 +53,7 @@ class FileHashes:
 
     def announce(self, hashes: Mapping[str, str]) -> None:
         """Remember a download: every file it brought, with the hash its bytes were checked against."""
-        found = {}
-        for name, digest in hashes.items():
-            state = self._folder.require(name).stat()
-            found[name] = [state.st_size, state.st_mtime_ns, digest]
+        found = {name: [*_state(self._folder.present(name)), digest] for name, digest in hashes.items()}
         self._content = {"folder": str(self._folder.path), "announced": dict(hashes), "found": found}
         self._write()
 
@@ -76,9 +73,10 @@ class FileHashes:
     def _read(self) -> dict[str, Any]:
         try:
             content = json.loads(self._record.read_text(encoding="utf-8"))
-            if isinstance(content["found"], dict) and isinstance(content["announced"], dict):
+            lists = all(isinstance(known, list) for known in content["found"].values())
+            if lists and isinstance(content["announced"], dict):
                 return dict(content)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass  # no record, or not ours: hashes are computed again
         return {"folder": str(self._folder.path), "announced": {}, "found": {}}
 
@@ -89,6 +87,12 @@ class FileHashes:
             logger.warning(
                 "Hashes cannot be kept in %s (%s) and will be computed again.", self._record, error
             )
+
+
+def _state(path: Path) -> list[int]:
+    """What changes with a file's bytes; and when it came here, as images give all files one mtime."""
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
 
 
 def sha256_of(path: Path, report: Callable[[], object] = lambda: None) -> str:
@@ -106,7 +110,10 @@ def sha256_of(path: Path, report: Callable[[], object] = lambda: None) -> str:
 
 def git_sha1_of(path: Path) -> str:
     """The hash that git, and a hub's list of small files, gives a file."""
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelFilesError(f"{path} cannot be read ({error}).") from error
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 

@@ -59,13 +59,18 @@ class ModelFolder:
             )
         return path
 
-    def require(self, name: str) -> Path:
-        """Like `file`, for a file that must be there and must not be empty."""
+    def present(self, name: str) -> Path:
+        """Like `file`, for a file that must be there."""
         path = self.file(name)
         if not path.is_file():
             raise ModelFilesError(
                 f"{path} is missing. Download the model again, or point model_path at a complete copy."
             )
+        return path
+
+    def require(self, name: str) -> Path:
+        """Like `present`, for a file that must not be empty."""
+        path = self.present(name)
         if path.stat().st_size == 0:
             raise ModelFilesError(f"{path} is empty. Download the model again.")
         return path

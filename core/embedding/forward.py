@@ -1,6 +1,7 @@
 """Token ids to sentence vectors: batches through the engine and the layers after it."""
 
-import os
+import functools
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +25,8 @@ from emb_model_provider.core.embedding.tokenization import Batch, TextTokenizer,
 from emb_model_provider.core.embedding.turns import Turns
 from emb_model_provider.core.embedding.weights import read_layer_weights
 from emb_model_provider.core.errors import ConfigError, ModelFilesError
+
+_Compute = Callable[[Engine, Batch], Array]
 
 
 class Forward:
@@ -75,7 +78,6 @@ class Forward:
         }
         self._weights = {id(engine): _placed(read, engine) for engine in engines}
         self._turns = {id(engine): Turns() for engine in engines}
-        self._pid = os.getpid()
         self.forward_passes = self.computed_tokens = self.needed_tokens = 0
 
     def vectors(
@@ -84,6 +86,8 @@ class Forward:
         prompt: str,
         max_batch_size: int,
         report: Callable[[int], object] = lambda done: None,
+        *,
+        urgent: bool = False,
     ) -> Floats:
         """float32 (len(texts), dimension); row i belongs to texts[i].
 
@@ -92,6 +96,7 @@ class Forward:
             prompt: The prompt in them, which some models do not pool.
             max_batch_size: Texts per forward pass at most.
             report: Told of each batch how many texts are done.
+            urgent: Whether each forward pass goes before those of calls that are not.
         """
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         lengths = [len(text) for text in texts]
@@ -100,13 +105,14 @@ class Forward:
         todo = batches(
             lengths, max_batch_size, budget, lambda n: self._width(first, n), first.rows, first.start_cost
         )
+        compute = functools.partial(self._compute, prompt=prompt, urgent=urgent)
         if len(self.engines) == 1 or len(texts) == 1:
-            self._work(first, todo, texts, prompt, vectors, report)
+            self._work(first, todo, texts, compute, vectors, report)
             return vectors
         shared = _Shared(todo)
         with ThreadPoolExecutor(len(self.engines), thread_name_prefix="embedding-device") as pool:
             work = [
-                pool.submit(self._work, engine, shared, texts, prompt, vectors, report)
+                pool.submit(self._work, engine, shared, texts, compute, vectors, report)
                 for engine in self.engines
             ]
         for done in work:
@@ -118,7 +124,7 @@ class Forward:
         engine: Engine,
         todo: Iterator[Integers],
         texts: Sequence[Tokens],
-        prompt: str,
+        compute: _Compute,
         vectors: Floats,
         report: Callable[[int], object],
     ) -> None:
@@ -126,7 +132,7 @@ class Forward:
         rows: list[Integers] = []
         parts: list[Array] = []
         for indices in todo:
-            for part_of, part in self._fitting(engine, indices, texts, prompt):
+            for part_of, part in self._fitting(engine, indices, texts, compute):
                 if isinstance(part, np.ndarray):
                     vectors[part_of] = part
                 else:
@@ -137,22 +143,22 @@ class Forward:
             vectors[np.concatenate(rows)] = engine.to_host(parts)
 
     def _fitting(
-        self, engine: Engine, indices: Integers, texts: Sequence[Tokens], prompt: str
+        self, engine: Engine, indices: Integers, texts: Sequence[Tokens], compute: _Compute
     ) -> Iterator[tuple[Integers, Array]]:
         """One batch; in halves where the device lacks memory, and from then on with half the budget."""
         chosen = [texts[i] for i in indices]
         batch = self._tokenizer.pad(chosen, self._width(engine, max(map(len, chosen))))
         if batch.ids.size <= engine.token_budget or len(indices) == 1:
             try:
-                yield indices, self._compute(engine, batch, prompt)
+                yield indices, compute(engine, batch)
                 return
             except MemoryError:
                 if len(indices) == 1:
                     raise
                 engine.token_budget = max(1, min(engine.token_budget, batch.ids.size) // 2)
         half = len(indices) // 2
-        yield from self._fitting(engine, indices[:half], texts, prompt)
-        yield from self._fitting(engine, indices[half:], texts, prompt)
+        yield from self._fitting(engine, indices[:half], texts, compute)
+        yield from self._fitting(engine, indices[half:], texts, compute)
 
     def _width(self, engine: Engine, tokens: int) -> int:
         """As the engine likes it, but no wider than the model takes."""
@@ -160,12 +166,9 @@ class Forward:
         limit = self._tokenizer.max_length
         return width if limit is None else min(width, limit)
 
-    def _compute(self, engine: Engine, batch: Batch, prompt: str) -> Array:
+    def _compute(self, engine: Engine, batch: Batch, prompt: str, urgent: bool) -> Array:
         self._check_ids(batch)
-        if self._pid != os.getpid():  # a fork may have copied a turn that is never given back
-            self._turns = {id(engine): Turns() for engine in self.engines}
-            self._pid = os.getpid()
-        with self._turns[id(engine)].turn(urgent=len(batch.ids) == 1):
+        with self._turns[id(engine)].turn(urgent=urgent):
             self.forward_passes += 1
             self.computed_tokens += batch.ids.size
             self.needed_tokens += int(batch.mask.sum())
@@ -205,10 +208,10 @@ class _Shared(Iterator[Integers]):
 
     def __init__(self, items: Iterator[Integers]) -> None:
         self._items = items
-        self._turns = Turns()
+        self._guard = threading.Lock()
 
     def __next__(self) -> Integers:
-        with self._turns.turn(urgent=False):
+        with self._guard:
             return next(self._items)
 
 

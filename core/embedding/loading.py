@@ -24,7 +24,8 @@ from emb_model_provider.core.embedding.prompts import Prompts, choose_prompts
 from emb_model_provider.core.embedding.threads import allowed_threads
 from emb_model_provider.core.embedding.tokenization import TextTokenizer
 from emb_model_provider.core.embedding.tokenizer_loading import load_tokenizer
-from emb_model_provider.core.embedding.verification import probe
+from emb_model_provider.core.embedding.turns import Turns
+from emb_model_provider.core.embedding.verification import check_padding, probe
 from emb_model_provider.core.errors import ConfigError, FingerprintMismatchError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ def load_embedding_model(folder: ModelFolder, config: Config) -> EmbeddingModel:
         ConfigError: The device is not there, the engine does not run on it, or it has not the precision.
         FingerprintMismatchError: It is not the model that `expected_fingerprint` names.
     """
+    with Turns().turn():  # a fork waits: half an import, or a library's lock, would stop the child for ever
+        return _load_embedding_model(folder, config)
+
+
+def _load_embedding_model(folder: ModelFolder, config: Config) -> EmbeddingModel:
     description = _describe(folder, config)
     prompts = choose_prompts(
         description,
@@ -192,7 +198,7 @@ def _load_openvino(
         logger.warning(
             "%s: %s. Using torch in fp32, which is slower%s.",
             description.folder,
-            error,
+            str(error).partition("\n")[0],  # a whole graph may follow
             "" if precision == "fp32" else f" and has another fingerprint than {precision}",
         )
         return load_fp32()
@@ -215,6 +221,7 @@ def _load_torch(
         for device in plan.devices
     ]
     tokenizer = load_tokenizer(description, trust_remote_code=config.trust_remote_code)
+    check_padding(description, tokenizer, engines[0])
     for engine in engines:
         if engine.device.startswith("cuda") and plan.precision != "fp32" and flash_attention_installed():
             engine.pack_if_same(functools.partial(probe, description, tokenizer, engine))

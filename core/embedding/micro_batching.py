@@ -1,25 +1,30 @@
 """Single texts that arrive while the engine is busy run as one batch next; an idle engine starts at once."""
 
+import atexit
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
 
-from emb_model_provider.core.embedding.description import Role
-from emb_model_provider.core.embedding.texts import check_texts
+from emb_model_provider.core.embedding.texts import check_role, check_texts
 from emb_model_provider.core.errors import ConfigError, ModelLoadError
 
 if TYPE_CHECKING:
+    from emb_model_provider.core.embedding.description import Role
     from emb_model_provider.core.embedding.pooling import Floats
 
-Embed = Callable[[Sequence[str], Role], "Floats"]
+_LAST_BATCH = 30.0  # seconds that the end of a program waits for a batch, or for a model that is loading
+
+Embed = Callable[[Sequence[str], "Role"], "Floats"]
 
 
 class _Request(NamedTuple):
     text: str
-    role: Role
+    role: "Role"
     future: "Future[Floats]"
     embed: Embed
 
@@ -38,13 +43,14 @@ class MicroBatcher:
         self._guard = threading.Lock()
         self._waiting: _Requests | None = None
 
-    def submit(self, text: str, role: Role) -> "Future[Floats]":
+    def submit(self, text: str, role: "Role") -> "Future[Floats]":
         """Ask for one text's vector: float32 (dimension,). Cancelling is safe at any time.
 
         Raises:
-            EmbeddingInputError: The text cannot be embedded; at once, so that it spoils no one's batch.
+            EmbeddingInputError: The text or the role cannot be; at once, so that it spoils no one's batch.
         """
         check_texts([text])
+        check_role(role)
         future: Future[Floats] = Future()
         with self._guard:
             if self._waiting is None:
@@ -55,9 +61,31 @@ class MicroBatcher:
     def _start(self) -> _Requests:
         waiting: _Requests = queue.SimpleQueue()
         # The thread knows only the queue, so that it keeps neither this object nor a model alive.
-        threading.Thread(target=_run, args=(waiting,), name="embedding-queries", daemon=True).start()
+        thread = threading.Thread(target=_run, args=(waiting,), name="embedding-queries", daemon=True)
+        thread.start()
         weakref.finalize(self, waiting.put, None)
+        _end_with_the_program(thread, waiting)
         return waiting
+
+
+_at_work: WeakKeyDictionary[threading.Thread, _Requests] = WeakKeyDictionary()
+
+
+def _end_with_the_program(thread: threading.Thread, waiting: _Requests) -> None:
+    """Python aborts when it ends while a daemon thread is in an engine: let the thread finish its batch."""
+    if not _at_work:
+        atexit.unregister(_end_all)
+        atexit.register(_end_all)
+    _at_work[thread] = waiting
+
+
+def _end_all() -> None:
+    threads = dict(_at_work)
+    for waiting in threads.values():
+        waiting.put(None)
+    end = time.monotonic() + _LAST_BATCH
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
 
 
 def _run(waiting: _Requests) -> None:
@@ -77,7 +105,7 @@ def _answer_next(waiting: _Requests) -> bool:
     return None not in requests
 
 
-def _answer(requests: list[_Request], role: Role) -> None:
+def _answer(requests: list[_Request], role: "Role") -> None:
     try:
         vectors = requests[0].embed([request.text for request in requests], role)
     except BaseException as error:  # noqa: BLE001 - handed to the callers that wait for it

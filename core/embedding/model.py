@@ -1,8 +1,9 @@
 """The loaded model: texts in, sentence vectors out."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -91,7 +92,11 @@ class EmbeddingModel:
         return self._watch.truncated
 
     def prompt(self, role: Role) -> str:
-        """What is put before a text in this role; "" for nothing."""
+        """What is put before a text in this role; "" for nothing.
+
+        Raises:
+            TextValueError: The role is neither `query` nor `document`.
+        """
         return self.prompts[role]
 
     def count_tokens(self, texts: Sequence[str], role: Role = "document") -> list[int]:
@@ -113,6 +118,7 @@ class EmbeddingModel:
         *,
         batch_size: int | None = None,
         show_progress: bool = False,
+        stop: threading.Event | None = None,
     ) -> Floats:
         """Embed texts.
 
@@ -122,18 +128,21 @@ class EmbeddingModel:
 
         Args:
             texts: The texts, used as they are: newlines and case are the model's own affair.
-            role: Chooses the prompt put before each text.
+            role: `query` or `document`: chooses the prompt put before each text. Queries go before the next
+                batch of documents.
             batch_size: Texts per forward pass at most; None for the Config's `max_batch_size`.
             show_progress: Whether to draw a progress bar on stderr.
+            stop: Set by another thread, it ends the call after the forward pass that runs.
 
         Returns:
             float32 (len(texts), dimension); row i belongs to texts[i].
 
         Raises:
             TextTypeError: `texts` is a bare string, or one of them is not a string; names its index.
-            TextValueError: A text holds a lone surrogate, `batch_size` is less than 1, or a text is too long
-                and `on_truncation` is `error`.
+            TextValueError: A text holds a lone surrogate, or is too long and `on_truncation` is `error`; the
+                role is not known, or `batch_size` not a whole number from 1 on.
             NonFiniteEmbeddingError: The model answered NaN or infinity.
+            CancelledError: `stop` was set.
         """
         check_texts(texts)
         size = self._batch_size(batch_size)
@@ -148,9 +157,15 @@ class EmbeddingModel:
             if self._watch.policy == "error":
                 self._report(texts, place, lengths)
 
-        with _bar(len(distinct)) if show_progress else nullcontext(_silent) as report:
+        with _bar(len(distinct)) if show_progress else nullcontext(_silent) as draw:
+
+            def report(done: int) -> None:
+                draw(done)
+                if stop is not None and stop.is_set():
+                    raise CancelledError
+
             done = 0
-            for part in self._compute(_windows(distinct), role, size, note, report):
+            for part in self._compute(in_windows(distinct), role, size, note, report):
                 vectors[done : done + len(part)] = part
                 done += len(part)
         if self._watch.policy == "warn":
@@ -181,7 +196,7 @@ class EmbeddingModel:
         done = 0
 
         def windows() -> Iterator[list[str]]:
-            for window in _windows(checked(texts)):
+            for window in in_windows(checked(texts)):
                 taken.append(window)
                 yield list(dict.fromkeys(window))
 
@@ -209,7 +224,7 @@ class EmbeddingModel:
         for tokens in self._tokenize_ahead(windows, prompt):
             if self.max_length is not None and self._watch.policy != "ignore":
                 note([text.full_length for text in tokens])
-            yield self._forward.vectors(tokens, prompt, batch_size, report)
+            yield self._forward.vectors(tokens, prompt, batch_size, report, urgent=role == "query")
 
     def _tokenize_ahead(self, windows: Iterator[list[str]], prompt: str) -> Iterator[list[Tokens]]:
         """The tokens of each window; those of the next are made while the vectors of the last are."""
@@ -217,25 +232,30 @@ class EmbeddingModel:
         def encode(window: list[str]) -> list[Tokens]:
             return self._tokenizer.encode([prompt + text for text in window])
 
-        window, upcoming = next(windows, None), next(windows, None)
+        found = _failing_last(windows)
+        window, upcoming = next(found, None), next(found, None)
         if window is None:
             return
+        if isinstance(window, Exception):
+            raise window
         tokens = encode(window)
-        if upcoming is None:
-            yield tokens
-            return
-        with ThreadPoolExecutor(1, thread_name_prefix="embedding-tokenizer") as ahead:
-            while upcoming is not None:
-                next_tokens = ahead.submit(encode, upcoming)
-                yield tokens
-                tokens = next_tokens.result()
-                upcoming = next(windows, None)
-            yield tokens
+        if isinstance(upcoming, list):
+            with ThreadPoolExecutor(1, thread_name_prefix="embedding-tokenizer") as ahead:
+                while isinstance(upcoming, list):
+                    next_tokens = ahead.submit(encode, upcoming)
+                    yield tokens
+                    tokens = next_tokens.result()
+                    upcoming = next(found, None)
+        yield tokens
+        if upcoming is not None:
+            raise upcoming
 
     def _batch_size(self, batch_size: int | None) -> int:
-        if batch_size is not None and batch_size < 1:
-            raise TextValueError(f"batch_size must be 1 or more, got {batch_size}.")
-        return batch_size or self._max_batch_size
+        if batch_size is None:
+            return self._max_batch_size
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise TextValueError(f"batch_size must be a whole number, 1 or more; got {batch_size!r}.")
+        return batch_size
 
     def _report(
         self, texts: Sequence[str], place: Mapping[str, int], lengths: Sequence[int], first: int = 0
@@ -263,17 +283,31 @@ def _bar(total: int) -> Iterator[Callable[[int], object]]:
         yield bar.update
 
 
-def _windows(texts: Iterable[str]) -> Iterator[list[str]]:
+def in_windows(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in lists of up to 4096 texts, or some 4 million characters."""
     window: list[str] = []
     characters = 0
-    for text in texts:
-        window.append(text)
-        characters += len(text)
-        if len(window) == WINDOW_TEXTS or characters >= WINDOW_CHARACTERS:
+    try:
+        for text in texts:
+            window.append(text)
+            characters += len(text)
+            if len(window) == WINDOW_TEXTS or characters >= WINDOW_CHARACTERS:
+                yield window
+                window, characters = [], 0
+    except Exception:
+        if window:  # what came before the texts' source failed
             yield window
-            window, characters = [], 0
+        raise
     if window:
         yield window
+
+
+def _failing_last(windows: Iterator[list[str]]) -> Iterator[list[str] | Exception]:
+    """The windows; where there are no more for a failure, that, so that it waits for those before it."""
+    try:
+        yield from windows
+    except Exception as error:  # noqa: BLE001 - raised by who takes the windows
+        yield error
 
 
 def _places(texts: Sequence[str]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 A key or a type that is not known here is refused by name: guessing gives wrong vectors.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,7 +68,7 @@ def read_description(
         ModelFilesError: A file is missing or damaged; the message names it.
         UnsupportedModelError: A file asks for something not known here; the message names file and key.
     """
-    if not folder.path.is_dir():
+    if not os.path.isdir(folder.path):
         raise ModelFilesError(f"{folder.path} is not a folder. Give the folder that holds the model.")
     if not folder.file("modules.json").is_file():
         if is_modelscope_native(folder):

@@ -1,7 +1,8 @@
 """Token ids to hidden states with OpenVINO on the CPU; models of it written and read."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,12 @@ class OpenVinoEngine(Engine):
         """Write the compiled model beside what `save` wrote there, without its weights.
 
         It loads in a third of the time that compiling takes, on the same kind of CPU.
+
+        Raises:
+            OSError: It cannot be written.
         """
-        blob = self._compiled.export_model()
+        with _writing(folder):
+            blob = self._compiled.export_model()
         (folder / _COMPILED).write_bytes(blob if isinstance(blob, bytes) else blob.getvalue())
 
 
@@ -106,8 +111,22 @@ def model_inputs(batch: Batch, *, with_type_ids: bool) -> dict[str, Integers]:
 
 
 def save(model: Any, folder: Path) -> None:
-    """Write a converted model, weights as they are, into `folder`."""
-    openvino_library.openvino().save_model(model, folder / _MODEL, compress_to_fp16=False)
+    """Write a converted model, weights as they are, into `folder`.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with _writing(folder):
+        openvino_library.openvino().save_model(model, folder / _MODEL, compress_to_fp16=False)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """OpenVINO says RuntimeError when a disk is full."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"OpenVINO cannot write into {folder} ({error})") from error
 
 
 def compile_model(
@@ -125,7 +144,9 @@ def compile_model(
     if isinstance(model, Path):
         # Not mapped into memory: the folder is about to be renamed, which Windows forbids for mapped files.
         model, options = model / _MODEL, {**options, "ENABLE_MMAP": False}
-    return OpenVinoEngine(openvino_library.core().compile_model(model, "CPU", options), precision, head_width)
+    compiled = openvino_library.core().compile_model(model, "CPU", options)
+    openvino_library.watch(compiled, _options(precision, threads))
+    return OpenVinoEngine(compiled, precision, head_width)
 
 
 def load(
@@ -140,6 +161,7 @@ def load(
         )
     except (OSError, RuntimeError):  # made on another kind of CPU
         compiled = openvino_library.core().compile_model(folder / _MODEL, "CPU", options)
+    openvino_library.watch(compiled, options)
     release(weights)  # most of them were copied into the order that the CPU likes
     return OpenVinoEngine(compiled, precision, head_width, weights)
 

@@ -6,6 +6,8 @@ import importlib
 import os
 import sys
 import warnings
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from emb_model_provider.core.errors import MissingDependencyError
@@ -19,7 +21,10 @@ def openvino() -> Any:
         MissingDependencyError: It is not installed.
     """
     try:
-        return _without_telemetry("openvino")
+        module = _without_telemetry("openvino")
+        if not hasattr(module, "Core"):
+            raise ImportError(f"{module} is a folder of that name, not the library")
+        return module
     except ImportError as error:
         raise MissingDependencyError(
             "The engine openvino is not installed. Install it with "
@@ -50,8 +55,33 @@ def core() -> Any:
     """The process's one Core, never destroyed in a forked child: it would wait there for lost threads."""
     made = openvino().Core()
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: ctypes.pythonapi.Py_IncRef(ctypes.py_object(made)))
+        os.register_at_fork(
+            before=_occupy_threads,
+            after_in_child=lambda: ctypes.pythonapi.Py_IncRef(ctypes.py_object(made)),
+        )
     return made
+
+
+_let_go: list[Mapping[str, Any]] = []  # options of the compiled models that are gone
+_occupied: list[Any] = []
+
+
+def watch(compiled: Any, options: Mapping[str, Any]) -> None:
+    """Have what is known of a compiled model outlive it: see `_occupy_threads`."""
+    weakref.finalize(compiled, _let_go.append, options)
+
+
+def _occupy_threads() -> None:
+    """Before a fork, give the threads of models that are gone to a tiny one, for good.
+
+    OpenVINO keeps them for the next model with the same options. A child would wait for ever for threads that
+    it does not have; the parent's next model gets new ones.
+    """
+    while _let_go:
+        ops = openvino().opset13
+        only = ops.parameter([1])
+        tiny = openvino().Model([ops.relu(only)], [only])
+        _occupied.append(core().compile_model(tiny, "CPU", _let_go.pop()))
 
 
 def version() -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from emb_model_provider.core.embedding.description import ModelDescription, Role
+from emb_model_provider.core.embedding.texts import check_role
 from emb_model_provider.core.model_registry import find
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Prompts:
     expected: Mapping[Role, str] = field(default_factory=dict)
 
     def __getitem__(self, role: Role) -> str:
+        check_role(role)
         return self.query if role == "query" else self.document
 
     @property

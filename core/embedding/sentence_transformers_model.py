@@ -1,7 +1,7 @@
 """A model served by sentence-transformers itself: for what our own reader refuses, when asked for by name."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -11,16 +11,16 @@ from emb_model_provider.core.config import Config
 from emb_model_provider.core.embedding.description import ModelDescription
 from emb_model_provider.core.embedding.folder import ModelFolder
 from emb_model_provider.core.embedding.layers import Layer, Normalize, refusal
-from emb_model_provider.core.embedding.model import EmbeddingModel, Role
+from emb_model_provider.core.embedding.model import EmbeddingModel, Role, in_windows
 from emb_model_provider.core.embedding.pooling import Floats, normalize
 from emb_model_provider.core.embedding.prompts import Prompts
-from emb_model_provider.core.embedding.texts import check_texts
+from emb_model_provider.core.embedding.texts import check_texts, checked
 from emb_model_provider.core.embedding.transformer_files import check_config, entries
 from emb_model_provider.core.embedding.truncation import TruncationWatch
 from emb_model_provider.core.errors import (
+    ConfigError,
     MissingDependencyError,
     ModelFilesError,
-    TextValueError,
     UnsupportedModelError,
 )
 
@@ -78,26 +78,41 @@ class SentenceTransformersModel(EmbeddingModel):
         *,
         batch_size: int | None = None,
         show_progress: bool = False,
+        stop: threading.Event | None = None,
     ) -> Floats:
-        """Embed texts; see `EmbeddingModel.embed`."""
+        """Embed texts; see `EmbeddingModel.embed`. Nothing stops it."""
         check_texts(texts)
-        if batch_size is not None and batch_size < 1:
-            raise TextValueError(f"batch_size must be 1 or more, got {batch_size}.")
+        return self._encode(texts, role, self._batch_size(batch_size), show_progress=show_progress)
+
+    def embed_stream(
+        self, texts: Iterable[str], role: Role = "document", *, batch_size: int | None = None
+    ) -> Iterator[Floats]:
+        """Embed any number of texts; see `EmbeddingModel.embed_stream`."""
+        size, done = self._batch_size(batch_size), 0
+        for window in in_windows(checked(texts)):
+            yield self._encode(window, role, size, done)
+            done += len(window)
+
+    def _encode(
+        self, texts: Sequence[str], role: Role, size: int, first: int = 0, *, show_progress: bool = False
+    ) -> Floats:
+        """The vectors of texts that are the `first`th and later ones of a call."""
+        prompt = self.prompt(role)
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
         limit = self.max_length
         if limit is not None and self._watch.policy != "ignore":
-            lengths = self.count_tokens(texts, role)
-            self._watch.report({i: n for i, n in enumerate(lengths) if n > limit}, limit, len(texts))
+            lengths = enumerate(self.count_tokens(texts, role), first)
+            self._watch.report({i: n for i, n in lengths if n > limit}, limit, first + len(texts))
         with self._computing:
             vectors: Floats = self._model.encode(
                 list(texts),
-                prompt=self.prompt(role),
-                batch_size=batch_size or self._max_batch_size,
+                prompt=prompt,
+                batch_size=size,
                 show_progress_bar=show_progress,
                 convert_to_numpy=True,
             ).astype(np.float32, copy=False)
-        self._refuse_non_finite(vectors)
+        self._refuse_non_finite(vectors, first)
         truncated = self._model.truncate_dim is not None and self.description.normalized
         return normalize(vectors) if truncated else vectors
 
@@ -147,8 +162,14 @@ def load_sentence_transformers(
 
     Raises:
         MissingDependencyError: sentence-transformers is not installed.
+        ConfigError: `devices` are given, or the model has not the components or no room for the tokens asked.
         ModelFilesError: It cannot load the folder; the cause is chained.
     """
+    if config.devices:
+        raise ConfigError(
+            "The engine sentence-transformers runs on one device. Set device (EMB_PROVIDER_DEVICE), not "
+            "devices (EMB_PROVIDER_DEVICES)."
+        )
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
@@ -165,7 +186,6 @@ def load_sentence_transformers(
             device=None if config.device == "auto" else config.device,
             local_files_only=True,
             trust_remote_code=trusted,
-            truncate_dim=config.truncate_dim,
             model_kwargs={
                 "dtype": torch.float32,
                 "weights_only": True,
@@ -177,11 +197,31 @@ def load_sentence_transformers(
         raise ModelFilesError(
             f"sentence-transformers cannot load {description.folder}: {error}. Use a complete copy."
         ) from error
+    _check_lengths(model, description, config)
     if config.max_context_length is not None:
         model.max_seq_length = min(
             config.max_context_length, model.max_seq_length or config.max_context_length
         )
+    model.truncate_dim = config.truncate_dim or model.truncate_dim
     return SentenceTransformersModel(model, description, config, prompts=prompts, fingerprint=fingerprint)
+
+
+def _check_lengths(model: Any, description: ModelDescription, config: Config) -> None:
+    """Its own code cuts to nothing, or does not cut at all, without a word."""
+    saved, model.truncate_dim = model.truncate_dim, None
+    full = model.get_embedding_dimension()
+    model.truncate_dim = saved
+    if config.truncate_dim is not None and config.truncate_dim > full:
+        raise ConfigError(
+            f"truncate_dim (EMB_PROVIDER_TRUNCATE_DIM) is {config.truncate_dim}, but the model in "
+            f"{description.folder} has vectors of {full} components. Choose {full} or less."
+        )
+    special = getattr(getattr(model, "tokenizer", None), "num_special_tokens_to_add", lambda: 0)()
+    if config.max_context_length is not None and config.max_context_length <= special:
+        raise ConfigError(
+            f"A limit of {config.max_context_length} tokens leaves no room for text: the model adds "
+            f"{special} of its own. Raise max_context_length (EMB_PROVIDER_MAX_CONTEXT_LENGTH)."
+        )
 
 
 def _prompts(folder: ModelFolder, prompts: Any) -> dict[str, str]:

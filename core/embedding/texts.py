@@ -33,3 +33,13 @@ def checked(texts: Iterable[str], kind: type = Iterable) -> Iterator[str]:
                 "Decode its source with errors='replace'."
             ) from None
         yield text
+
+
+def check_role(role: str) -> None:
+    """Refuse a role that is not known: a document's prompt before a query gives wrong vectors.
+
+    Raises:
+        TextValueError: It is neither `query` nor `document`.
+    """
+    if role not in ("query", "document"):
+        raise TextValueError(f"Unknown role {role!r}: a text is a query or a document.")

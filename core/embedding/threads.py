@@ -32,7 +32,7 @@ def _cores() -> int:
 def _omp_threads() -> int | None:
     """OMP_NUM_THREADS; of a list, one number for each level of nesting, the first."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdigit() and int(first) > 0 else None
+    return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def _quota(root: Path = _CGROUPS) -> int | None:

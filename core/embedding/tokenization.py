@@ -25,7 +25,7 @@ class Batch:
     Attributes:
         ids: Token ids.
         mask: 1 for a token, 0 for padding.
-        type_ids: Segment ids; None where all are zero.
+        type_ids: Segment ids; None for a model that is given none.
     """
 
     ids: Integers
@@ -170,7 +170,7 @@ class TextTokenizer:
         shape = len(texts), max(width, *map(len, texts))
         ids = np.full(shape, self._options["pad_id"], dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)
-        type_ids = None if all(text.type_ids is None for text in texts) else np.zeros(shape, dtype=np.int64)
+        type_ids = np.zeros(shape, dtype=np.int64) if self._options["type_ids"] else None
         for i, text in enumerate(texts):
             ids[i, : len(text)] = text.ids
             mask[i, : len(text)] = 1

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 _POSITIONS_IN_A_TABLE = ("bert", "distilbert", "albert", "electra")
 # Positions are counted from the id of padding on (RoBERTa's modeling file).
-_POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+_POSITIONS_AFTER_PADDING = (
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"),
+    *("data2vec-text", "ibert", "longformer"),
+)
 
 # Tokenizers without a limit say about 1e30.
 _NO_LIMIT = 10**9

@@ -62,8 +62,8 @@ class TorchEngine(Engine):
         inputs = pack(batch, self._first_position) if packed else {"input_ids": batch.ids}
         if padded and not packed:
             inputs["attention_mask"] = batch.mask
-        if batch.type_ids is not None:
-            inputs.setdefault("token_type_ids", batch.type_ids)
+        if batch.type_ids is not None and not packed:
+            inputs["token_type_ids"] = batch.type_ids
         if "token_type_ids" not in self.takes:
             inputs.pop("token_type_ids", None)
         with torch.inference_mode(), self._limited_threads():

@@ -25,6 +25,13 @@ _CLOSED: Mapping[str, tuple[Any, ...]] = {
     "chunk_size_feed_forward": (None, 0),
 }
 
+# Kinds of rotary positions that depend on the longest text of a batch, or of an earlier one: no text has a
+# vector of its own (transformers' modeling_rope_utils.py).
+_SHARED_POSITIONS = ("dynamic", "longrope", "su")
+
+# Architectures that change for good with the first short text (transformers' modeling_big_bird.py).
+_STATEFUL = ("big_bird",)
+
 # Numbers that configurations make lists of, before the size of the model is known.
 _COUNTS = re.compile("layer|label|block|depth|kernel")
 _MAX_COUNT = 100_000
@@ -55,7 +62,19 @@ def read_transformer_files(
         check_config(folder, file, folder.json(file), trust_remote_code=trust_remote_code)
     weights = transformer_files(folder, allow_pickle_weights=allow_pickle_weights)
     check_transformer_files(folder, weights)
-    return folder.json("config.json"), weights
+    config = folder.json("config.json")
+    _check_independence(folder, config)
+    return config, weights
+
+
+def _check_independence(folder: ModelFolder, config: Mapping[str, Any]) -> None:
+    """Refuse what gives a text another vector after, or beside, another text."""
+    architecture = config.get("model_type")
+    if architecture in _STATEFUL:
+        raise refusal(folder, "config.json", f"the vectors of a {architecture} depend on the texts before")
+    for key, value in entries(config):
+        if key in ("rope_type", "type") and value in _SHARED_POSITIONS:
+            raise refusal(folder, "config.json", f"with {key} {value!r} vectors depend on other texts")
 
 
 def check_config(folder: ModelFolder, file: str, content: Any, *, trust_remote_code: bool = False) -> None:

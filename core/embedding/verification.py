@@ -1,6 +1,6 @@
-"""Whether two ways to run a model give the same vectors: asked of every conversion and every other kernel."""
+"""Whether two ways to run a model give the same vectors: of every conversion, other kernel, and padding."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,16 +9,17 @@ from emb_model_provider.core.embedding.engine import Engine, Precision
 from emb_model_provider.core.embedding.forward import Forward
 from emb_model_provider.core.embedding.pooling import Floats
 from emb_model_provider.core.embedding.tokenization import TextTokenizer
+from emb_model_provider.core.errors import UnsupportedModelError
 
 # Short and long, with and without padding, one script and several: the shapes and tokens that a trace of
 # another shape may get wrong. The long one is longer than any sliding window known (512, Gemma 3).
-_PROBE = (
+_SHORT = (
     "",
     "Hello world",
     "The quick brown fox jumps over the lazy dog, twice.",
     "向量搜索把句子变成数字。 naïve café 🙂",
-    " ".join(f"Sentence number {i} of a long text says something new." for i in range(80)),
 )
+_PROBE = (*_SHORT, " ".join(f"Sentence number {i} of a long text says something new." for i in range(80)))
 
 _SHORTEST = 8  # tokens that leave room for text among the special ones
 
@@ -40,6 +41,26 @@ def probe(description: ModelDescription, tokenizer: TextTokenizer, engine: Engin
         return vectors
     square = TextTokenizer.from_saved(tokenizer.saved(), width).encode(_PROBE[-1:])
     return np.concatenate([vectors, forward.vectors(square, "", 1)])
+
+
+def check_padding(description: ModelDescription, tokenizer: TextTokenizer, engine: Engine) -> None:
+    """Refuse a model whose vectors depend on the padding beside a text.
+
+    Raises:
+        UnsupportedModelError: They do: the architecture has no mask, or looks past it.
+    """
+
+    def vectors(texts: Sequence[str]) -> Floats:
+        return Forward(description, tokenizer, engine).vectors(tokenizer.encode(texts), "", len(texts))
+
+    alone = np.concatenate([vectors([text]) for text in _SHORT])
+    differs = difference(vectors(_SHORT), alone)
+    if differs > TOLERANCE[engine.precision]:
+        raise UnsupportedModelError(
+            f"{description.folder}: the vectors of this {description.architecture} depend on the padding "
+            f"beside a text (they differ by {differs:.1e}); refused. Choose another model, or set engine "
+            "(EMB_PROVIDER_ENGINE) to sentence-transformers and max_batch_size to 1, which pads nothing."
+        )
 
 
 def difference(found: Floats, expected: Floats) -> float:

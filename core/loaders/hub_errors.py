@@ -151,7 +151,7 @@ def _retry_after(error: BaseException) -> float:
     """Seconds in the Retry-After header; half a second without one."""
     response: Any = getattr(error, "response", None)
     value = str(getattr(response, "headers", {}).get("Retry-After", ""))
-    return float(value) if value.isdigit() else 0.5
+    return float(value) if value.isdecimal() else 0.5
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """Models from the Hugging Face Hub."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from emb_model_provider.core.loaders.file_list import may_be_needed
 from emb_model_provider.core.loaders.hub_loader import HubModelLoader, offline_by
 from emb_model_provider.core.loaders.hub_process import Request
 from emb_model_provider.core.model_names import Source
+
+logger = logging.getLogger(__name__)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -43,11 +46,10 @@ class HuggingFaceModelLoader(HubModelLoader):
         """The snapshot that the revision names in the hub's cache."""
         repository = cache_dir() / f"models--{repo_id.replace('/', '--')}"
         commit = self.revision
-        reference = repository / "refs" / commit
         if not _COMMIT.fullmatch(commit):
-            commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else ""
+            commit = _commit_of(repository / "refs" / commit)
         path = repository / "snapshots" / commit
-        if commit and path.is_dir():
+        if _COMMIT.fullmatch(commit) and os.path.isdir(path):
             yield ModelFolder(path, self.source, repo_id, commit)
 
     def known_absent(self, folder: ModelFolder, name: str) -> bool:
@@ -90,3 +92,14 @@ class HuggingFaceModelLoader(HubModelLoader):
             token=self.config.hf_token,
             cache_dir=cache_dir(),
         )
+
+
+def _commit_of(reference: Path) -> str:
+    """The commit that a branch or tag names in the cache; "" when there is none, or none that can be read."""
+    if not os.path.isfile(reference):  # or this process may not look
+        return ""
+    try:
+        return reference.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be read (%s), and no copy in this cache is used.", reference, error)
+        return ""

@@ -1,5 +1,6 @@
 """Models that are on the machine already, outside the hubs' caches."""
 
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +18,9 @@ def find_given_folder(model_name: str, config: Config) -> ModelFolder | None:
     """The folder the user named, by `model_path` or by a name that is a folder."""
     if config.model_path is not None:
         return ModelFolder(Path(config.model_path), "path")
-    path = Path(model_name).expanduser()
+    path = Path(os.path.expanduser(model_name))
     looks_like_path = model_name.startswith(("/", "./", "../", "~", "\\")) or model_name.count("/") > 1
-    return ModelFolder(path, "path") if looks_like_path or path.is_dir() else None
+    return ModelFolder(path, "path") if looks_like_path or os.path.isdir(path) else None
 
 
 def find_package(repo_id: str) -> ModelFolder | None:

@@ -76,7 +76,7 @@ class ModelScopeModelLoader(HubModelLoader):
                 dotless = name.replace(".", "___")
                 layouts += [cache / "models" / owner / dotless, cache / owner / dotless]
             for path in layouts:
-                if path.is_dir():
+                if os.path.isdir(path):  # False also where this process may not look
                     yield ModelFolder(path, self.source, repo_id, self.revision)
 
     def known_absent(self, folder: ModelFolder, name: str) -> bool:
