@@ -265,7 +265,7 @@ class Config(BaseSettings):
                 ) from error
             except OSError as error:  # another user's, or in another user's folder
                 warnings.warn(f"The settings in .env are not used: {error}", UserWarning, stacklevel=2)
-                self.__init__(**settings, _env_file=None)
+                self.__init__(**{**settings, "_env_file": None})
                 return
             self._warn_of_unknown_variables()
 

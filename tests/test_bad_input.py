@@ -111,11 +111,11 @@ def test_a_single_bad_text_is_refused(toy_model: Path, embed: Embed, text: Any) 
         embed(str(toy_model), text)
 
 
-@pytest.mark.parametrize("size", [0, -1])
-def test_a_batch_size_below_one_is_refused(toy_model: Path, size: int) -> None:
+@pytest.mark.parametrize("size", [0, -1, 2.0, "4"])
+def test_a_batch_size_that_is_none_is_refused(toy_model: Path, size: Any) -> None:
     manager = ModelManager(Config(model_path=str(toy_model)))
     manager.load_model()
-    with pytest.raises(ValueError, match=f"batch_size must be 1 or more, got {size}"):
+    with pytest.raises(ValueError, match=f"batch_size must be a whole number, 1 or more; got {size!r}"):
         manager.generate_batch_embeddings(["text"], batch_size=size)
 
 

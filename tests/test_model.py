@@ -92,12 +92,6 @@ def test_every_batch_size_gives_the_oracles_vectors_in_order(toy_model: Path, ba
     assert_equal(load(toy_model, max_batch_size=batch_size).embed(TEXTS, "query"), expected)
 
 
-@pytest.mark.parametrize("batch_size", [0, -1, "4", 2.0])
-def test_a_batch_size_that_is_none_is_refused(toy: EmbeddingModel, batch_size: Any) -> None:
-    with pytest.raises(TextValueError, match="batch_size must be a whole number, 1 or more; got "):
-        toy.embed(["text"], batch_size=batch_size)
-
-
 @pytest.mark.parametrize("role", ["querys", "passage", "", None])
 def test_an_unknown_role_is_refused(toy: EmbeddingModel, role: Any) -> None:
     """It would get the other role's prompt, and so wrong vectors in silence."""

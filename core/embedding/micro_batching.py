@@ -1,6 +1,7 @@
 """Single texts that arrive while the engine is busy run as one batch next; an idle engine starts at once."""
 
 import atexit
+import functools
 import queue
 import threading
 import time
@@ -73,10 +74,13 @@ _at_work: WeakKeyDictionary[threading.Thread, _Requests] = WeakKeyDictionary()
 
 def _end_with_the_program(thread: threading.Thread, waiting: _Requests) -> None:
     """Python aborts when it ends while a daemon thread is in an engine: let the thread finish its batch."""
-    if not _at_work:
-        atexit.unregister(_end_all)
-        atexit.register(_end_all)
+    _watch_the_end()
     _at_work[thread] = waiting
+
+
+@functools.cache
+def _watch_the_end() -> None:
+    atexit.register(_end_all)
 
 
 def _end_all() -> None:
