@@ -8,6 +8,7 @@ from readme_tables import README, with_tables
 from emb_model_provider.core import errors
 
 TEXT = README.read_text("utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 def test_tables_say_what_the_code_says() -> None:
@@ -25,8 +26,7 @@ def test_every_error_is_explained() -> None:
 def test_the_example_of_each_framework_finds_the_passage(
     framework: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    examples = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    example = next(e for e in examples if f"from {framework}" in e)
+    example = next(e for e in EXAMPLES if f"from {framework}" in e)
     exec(compile(example, str(README), "exec"), {})
     printed = capsys.readouterr().out
     assert "Cats purr." in printed
@@ -37,9 +37,8 @@ def test_the_cached_embeddings_come_from_the_store_the_second_time(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    examples = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(next(e for e in examples if "CacheBacked" in e), str(README), "exec"), names)
+    exec(compile(next(e for e in EXAMPLES if "CacheBacked" in e), str(README), "exec"), names)
     assert capsys.readouterr().out.startswith("2 vectors, kept under ")
     vectors = names["embeddings"].embed_documents(["Cats purr.", "Dogs bark."])
     monkeypatch.setattr(type(names["embeddings"]), "embed_documents", lambda *_: pytest.fail("not kept"))
@@ -47,6 +46,5 @@ def test_the_cached_embeddings_come_from_the_store_the_second_time(
 
 
 def test_the_seeds_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    examples = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    exec(compile(next(e for e in examples if "ModelManager(" in e), str(README), "exec"), {})
+    exec(compile(next(e for e in EXAMPLES if "ModelManager(" in e), str(README), "exec"), {})
     assert "'dimension': 384" in capsys.readouterr().out

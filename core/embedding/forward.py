@@ -65,11 +65,7 @@ class Forward:
         self.hidden_size = engines[0].hidden_size
         _check_widths(description, self.hidden_size)
         self._full = description.dimension(self.hidden_size)
-        if truncate_dim is not None and truncate_dim > self._full:
-            raise ConfigError(
-                f"truncate_dim (EMB_PROVIDER_TRUNCATE_DIM) is {truncate_dim}, but the model in "
-                f"{description.folder} has vectors of {self._full} components. Choose {self._full} or less."
-            )
+        check_components(description, truncate_dim, self._full)
         self.dimension = min(self._full, truncate_dim or description.truncate_dim or self._full)
         read = {
             layer: read_layer_weights(description.folder, layer)
@@ -213,6 +209,19 @@ class _Shared(Iterator[Integers]):
     def __next__(self) -> Integers:
         with self._guard:
             return next(self._items)
+
+
+def check_components(description: ModelDescription, truncate_dim: int | None, full: int) -> None:
+    """Refuse a `truncate_dim` that is more than the `full` vectors have.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if truncate_dim is not None and truncate_dim > full:
+        raise ConfigError(
+            f"truncate_dim (EMB_PROVIDER_TRUNCATE_DIM) is {truncate_dim}, but the model in "
+            f"{description.folder} has vectors of {full} components. Choose {full} or less."
+        )
 
 
 def _placed(weights: Mapping[Any, Mapping[str, Floats]], engine: Engine) -> dict[Any, dict[str, Array]]:

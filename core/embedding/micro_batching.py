@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
-from emb_model_provider.core.embedding.texts import check_role, check_texts
+from emb_model_provider.core.embedding.texts import ROLES, check_role, check_texts
 from emb_model_provider.core.errors import ConfigError, ModelLoadError
 
 if TYPE_CHECKING:
@@ -65,21 +65,17 @@ class MicroBatcher:
         thread = threading.Thread(target=_run, args=(waiting,), name="embedding-queries", daemon=True)
         thread.start()
         weakref.finalize(self, waiting.put, None)
-        _end_with_the_program(thread, waiting)
+        _watch_the_end()
+        _at_work[thread] = waiting
         return waiting
 
 
 _at_work: WeakKeyDictionary[threading.Thread, _Requests] = WeakKeyDictionary()
 
 
-def _end_with_the_program(thread: threading.Thread, waiting: _Requests) -> None:
-    """Python aborts when it ends while a daemon thread is in an engine: let the thread finish its batch."""
-    _watch_the_end()
-    _at_work[thread] = waiting
-
-
 @functools.cache
 def _watch_the_end() -> None:
+    """Python aborts when it ends while a daemon thread is in an engine: have each finish its batch."""
     atexit.register(_end_all)
 
 
@@ -102,7 +98,7 @@ def _answer_next(waiting: _Requests) -> bool:
     requests = [waiting.get()]
     while not waiting.empty():
         requests.append(waiting.get())
-    for role in ("query", "document"):
+    for role in ROLES:
         live = [r for r in requests if r and r.role == role and r.future.set_running_or_notify_cancel()]
         if live:
             _answer(live, role)

@@ -145,7 +145,7 @@ def compile_model(
         # Not mapped into memory: the folder is about to be renamed, which Windows forbids for mapped files.
         model, options = model / _MODEL, {**options, "ENABLE_MMAP": False}
     compiled = openvino_library.core().compile_model(model, "CPU", options)
-    openvino_library.watch(compiled, _options(precision, threads))
+    openvino_library.watch(compiled, options)
     return OpenVinoEngine(compiled, precision, head_width)
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from emb_model_provider.core.embedding.description import ModelDescription, Role
+from emb_model_provider.core.embedding.texts import ROLES as ROLES
 from emb_model_provider.core.embedding.texts import check_role
 from emb_model_provider.core.model_registry import find
 
 logger = logging.getLogger(__name__)
-
-ROLES: tuple[Role, ...] = ("query", "document")
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ import numpy as np
 from emb_model_provider.core.config import Config
 from emb_model_provider.core.embedding.description import ModelDescription
 from emb_model_provider.core.embedding.folder import ModelFolder
+from emb_model_provider.core.embedding.forward import check_components
 from emb_model_provider.core.embedding.layers import Layer, Normalize, refusal
 from emb_model_provider.core.embedding.model import EmbeddingModel, Role, in_windows
 from emb_model_provider.core.embedding.pooling import Floats, normalize
 from emb_model_provider.core.embedding.prompts import Prompts
 from emb_model_provider.core.embedding.texts import check_texts, checked
+from emb_model_provider.core.embedding.tokenization import check_room
 from emb_model_provider.core.embedding.transformer_files import check_config, entries
 from emb_model_provider.core.embedding.truncation import TruncationWatch
 from emb_model_provider.core.errors import (
@@ -181,7 +183,7 @@ def load_sentence_transformers(
 
     trusted = config.trust_remote_code
     try:
-        model = SentenceTransformer(
+        model: Any = SentenceTransformer(
             str(description.folder.path),
             device=None if config.device == "auto" else config.device,
             local_files_only=True,
@@ -197,31 +199,17 @@ def load_sentence_transformers(
         raise ModelFilesError(
             f"sentence-transformers cannot load {description.folder}: {error}. Use a complete copy."
         ) from error
-    _check_lengths(model, description, config)
+    # Its own code would cut to nothing, or not at all, without a word.
+    saved, model.truncate_dim = model.truncate_dim, None
+    check_components(description, config.truncate_dim, model.get_embedding_dimension())
+    model.truncate_dim = config.truncate_dim or saved
     if config.max_context_length is not None:
+        tokenizer = getattr(model, "tokenizer", None)
+        check_room(config.max_context_length, getattr(tokenizer, "num_special_tokens_to_add", lambda: 0)())
         model.max_seq_length = min(
             config.max_context_length, model.max_seq_length or config.max_context_length
         )
-    model.truncate_dim = config.truncate_dim or model.truncate_dim
     return SentenceTransformersModel(model, description, config, prompts=prompts, fingerprint=fingerprint)
-
-
-def _check_lengths(model: Any, description: ModelDescription, config: Config) -> None:
-    """Its own code cuts to nothing, or does not cut at all, without a word."""
-    saved, model.truncate_dim = model.truncate_dim, None
-    full = model.get_embedding_dimension()
-    model.truncate_dim = saved
-    if config.truncate_dim is not None and config.truncate_dim > full:
-        raise ConfigError(
-            f"truncate_dim (EMB_PROVIDER_TRUNCATE_DIM) is {config.truncate_dim}, but the model in "
-            f"{description.folder} has vectors of {full} components. Choose {full} or less."
-        )
-    special = getattr(getattr(model, "tokenizer", None), "num_special_tokens_to_add", lambda: 0)()
-    if config.max_context_length is not None and config.max_context_length <= special:
-        raise ConfigError(
-            f"A limit of {config.max_context_length} tokens leaves no room for text: the model adds "
-            f"{special} of its own. Raise max_context_length (EMB_PROVIDER_MAX_CONTEXT_LENGTH)."
-        )
 
 
 def _prompts(folder: ModelFolder, prompts: Any) -> dict[str, str]:

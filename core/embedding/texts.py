@@ -1,8 +1,14 @@
 """What can be embedded. Imports nothing, so that the adapters can ask before any model is there."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from emb_model_provider.core.errors import TextTypeError, TextValueError
+
+if TYPE_CHECKING:
+    from emb_model_provider.core.embedding.description import Role
+
+ROLES: "tuple[Role, ...]" = ("query", "document")
 
 
 def check_texts(texts: Sequence[str]) -> None:
@@ -41,5 +47,5 @@ def check_role(role: str) -> None:
     Raises:
         TextValueError: It is neither `query` nor `document`.
     """
-    if role not in ("query", "document"):
+    if role not in ROLES:
         raise TextValueError(f"Unknown role {role!r}: a text is a query or a document.")

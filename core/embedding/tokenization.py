@@ -94,11 +94,7 @@ class TextTokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         if max_length is not None:
-            if max_length <= self._added:  # the library would not truncate at all
-                raise ConfigError(
-                    f"A limit of {max_length} tokens leaves no room for text: the model adds {self._added} "
-                    "of its own. Raise max_context_length (EMB_PROVIDER_MAX_CONTEXT_LENGTH)."
-                )
+            check_room(max_length, self._added)  # the library would not truncate at all
             tokenizer.enable_truncation(max_length, direction="left" if truncate_left else "right")
         self.max_length = max_length
         self._tokenizer = tokenizer
@@ -177,6 +173,19 @@ class TextTokenizer:
             if type_ids is not None and text.type_ids is not None:
                 type_ids[i, : len(text)] = text.type_ids
         return Batch(ids, mask, type_ids)
+
+
+def check_room(max_length: int, added: int) -> None:
+    """Refuse a limit that the special tokens alone, `added` of them, reach.
+
+    Raises:
+        ConfigError: It leaves no room for text.
+    """
+    if max_length <= added:
+        raise ConfigError(
+            f"A limit of {max_length} tokens leaves no room for text: the model adds {added} of its own. "
+            "Raise max_context_length (EMB_PROVIDER_MAX_CONTEXT_LENGTH)."
+        )
 
 
 def smallest(*limits: int | None) -> int | None:

@@ -49,9 +49,10 @@ def check_padding(description: ModelDescription, tokenizer: TextTokenizer, engin
     Raises:
         UnsupportedModelError: They do: the architecture has no mask, or looks past it.
     """
+    forward = Forward(description, tokenizer, engine)
 
     def vectors(texts: Sequence[str]) -> Floats:
-        return Forward(description, tokenizer, engine).vectors(tokenizer.encode(texts), "", len(texts))
+        return forward.vectors(tokenizer.encode(texts), "", len(texts))
 
     alone = np.concatenate([vectors([text]) for text in _SHORT])
     differs = difference(vectors(_SHORT), alone)
